@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make probabilities mean what they say; before fusing and after."""

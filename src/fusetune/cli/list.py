@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`fusetune list`."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from fusetune.cli.options import AsJson
+
+__all__ = ["list_names"]
+
+
+def list_names(
+    what: Annotated[
+        str | None, typer.Argument(help="tasks, datasets, sources, methods, metrics ...")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What there is to choose from, with one line on each.
+
+    Example: fusetune list methods
+    """
+    from fusetune.data.dataset import Dataset
+    from fusetune.errors import unknown_name
+    from fusetune.fuse.method import FusionMethod
+    from fusetune.members.source import Source
+    from fusetune.metric import Metric
+    from fusetune.task import Task
+
+    folders = {
+        "tasks": Task,
+        "datasets": Dataset,
+        "sources": Source,
+        "methods": FusionMethod,
+        "metrics": Metric,
+    }
+    if what is not None and what not in folders:
+        raise unknown_name("list", what, folders)
+    wanted = folders if what is None else {what: folders[what]}
+    found = {title: _described(interface) for title, interface in wanted.items()}
+    if as_json:
+        print(json.dumps(found if what is None else found[what], indent=2))
+        return
+    for title, lines in found.items():
+        if what is None:
+            print(f"{title}:")
+        indent = "  " * (what is None)
+        width = max(map(len, lines), default=0)
+        for name, line in lines.items():
+            print(f"{indent}{name:<{width}}  {line}")
+
+
+def _described(interface: type) -> dict[str, str]:
+    """Name → first line of the plug-in's docstring."""
+    from fusetune.plugins import discover
+
+    plugins: dict[str, type] = discover(interface)
+    return {name: (cls.__doc__ or "").partition("\n")[0] for name, cls in plugins.items()}

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`fusetune predict RUN INPUTS --out FILE`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["predict"]
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A folder of images, images, a table; or prediction files named like the members."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A .csv or .parquet file.")],
+    members: Annotated[
+        bool, typer.Option("--members", help="Each member's predictions too.")
+    ] = False,
+) -> None:
+    """Predict new rows with a run's ensemble: `id`, and one column per class.
+
+    With --members, `<stem>.<member><suffix>` files lie beside the fused one.
+
+    Example: fusetune predict runs/demo new_images/ --out predictions.csv
+    """
+    from fusetune.ensemble import Ensemble
+    from fusetune.errors import UsageError
+    from fusetune.predictions.files import write_columnar
+
+    if out.suffix not in (".csv", ".parquet"):
+        raise UsageError(f"--out is '{out}'", "a file that ends in .csv or .parquet", "Rename it.")
+    ensemble = Ensemble.load(run)
+    stack = ensemble.predict_members(
+        _inputs(ensemble, inputs), None if members else ensemble.fusion.members
+    )
+    write_columnar(out, ensemble.fusion(stack))
+    for name in stack.members if members else ():
+        write_columnar(out.with_name(f"{out.stem}.{name}{out.suffix}"), stack[name])
+    print(out)
+
+
+def _inputs(ensemble: object, paths: list[Path]) -> object:
+    """The paths, as a list for an ensemble that was fused from prediction files."""
+    from fusetune.ensemble import Ensemble
+
+    assert isinstance(ensemble, Ensemble)
+    if all(member.source is None for member in ensemble.members.values()):
+        return paths
+    return paths[0] if len(paths) == 1 else paths

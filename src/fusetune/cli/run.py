@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`fusetune run RECIPE`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusetune.cli.options import AsJson, Out, Seed
+
+__all__ = ["run"]
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A YAML recipe; `fusetune init` writes one.")],
+    out: Out = None,
+    seed: Seed = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune the recipe's members, fuse them, and say whether it was worth it.
+
+    Running again goes on where it was.
+
+    Example: fusetune run recipe.yaml --out runs/first
+    """
+    from fusetune.cli.progress import showing
+    from fusetune.cli.summary import print_results
+    from fusetune.pipeline import run as run_recipe
+
+    with showing() as listen:
+        finished = run_recipe(recipe, out, seed=seed, listen=listen)
+    print_results(finished.results, finished.folder, as_json)

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An ensemble: members, loaded when they are needed, and the fitted fusion of their predictions."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from fusetune.errors import PredictionError, UsageError, name_some
+from fusetune.fuse.fusion import load_fusion, save_fusion
+from fusetune.fuse.method import Fusion
+from fusetune.plugins import find
+from fusetune.predictions.kinds import Kind
+from fusetune.predictions.stack import Stack
+from fusetune.store.artifact import write_json
+from fusetune.values import build, plain
+
+__all__ = ["Ensemble", "SavedMember"]
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SavedMember:
+    """What it takes to run one member again.
+
+    Args:
+        source: The source's settings as plain values, `source` naming the plug-in, `preprocess`
+            spelled out; None for a member that came as a prediction file.
+        weights: Its weights as safetensors; None likewise.
+        file: How the prediction file of such a member was read.
+    """
+
+    source: Mapping[str, Any] | None = None
+    weights: Path | None = None
+    file: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """Several members and how their predictions become one.
+
+    Args:
+        classes: The task's class names.
+        objective: Name of the objective that turns outputs into predictions; None with files.
+        members: Name → saved member.
+        fusion: Fitted; only the members that it names run.
+    """
+
+    classes: tuple[str, ...]
+    objective: str | None
+    members: Mapping[str, SavedMember]
+    fusion: Fusion[Any]
+    _loaded: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def predict(self, inputs: Any) -> Kind:  # noqa: ANN401
+        """Fused predictions of new rows.
+
+        Args:
+            inputs: A path (a folder of images, an image, a table), a list of paths, an array
+                `(N, H, W, 3)` or `(H, W, 3)` of uint8, or a list of Pillow images; for an ensemble
+                of prediction files, a mapping of member name → prediction, or the files' paths.
+
+        Returns:
+            A prediction of the task's kind, rows in the order given, ids from the paths or the
+            rows' positions.
+        """
+        return self.fusion(self.predict_members(inputs, self.fusion.members))
+
+    def predict_members(self, inputs: Any, members: Sequence[str] | None = None) -> Stack[Any]:  # noqa: ANN401
+        """Each member's predictions of new rows; by default those of every member.
+
+        Raises:
+            PredictionError: Members that are prediction files, for which `inputs` is no mapping.
+        """
+        names = tuple(self.members) if members is None else tuple(members)
+        if isinstance(inputs, Mapping):
+            return Stack.align(dict(inputs), classes=self.classes).select(names)
+        if names and all(self.members[name].file is not None for name in names):
+            return self._read(inputs, names)
+        absent = [name for name in names if self.members[name].source is None]
+        if absent:
+            raise PredictionError(
+                f"the members {name_some(absent)} were fused from prediction files",
+                "their predictions of the new rows",
+                "Give prediction files named like these members.",
+            )
+        from fusetune.data.images_of import images_from
+        from fusetune.finetune.objective import Objective
+        from fusetune.finetune.steps import member_outputs
+
+        rows = images_from(inputs)
+        assert self.objective is not None
+        objective = find(Objective, self.objective)()
+        predictions = {
+            name: objective.to_prediction(
+                rows.ids, self.classes, member_outputs(self._member(name), rows.images)
+            )
+            for name in names
+        }
+        return Stack.align(predictions, classes=self.classes)
+
+    def _read(self, paths: Any, names: Sequence[str]) -> Stack[Any]:  # noqa: ANN401
+        from fusetune.predictions.pool import read_members
+        from fusetune.predictions.reading import Form
+        from fusetune.predictions.truth import KINDS
+
+        listed = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+        files = {name: member.file for name, member in self.members.items() if member.file}
+        forms = {name: Form.from_plain(file) for name, file in files.items()}
+        kind = KINDS[next(iter(files.values()))["task"]]
+        predictions, features = read_members(listed, forms, kind, self.classes)
+        stack = Stack.align(predictions, classes=self.classes, features=features)
+        given = [name for name in names if name not in features and forms[name].form != "features"]
+        return stack.select(given)
+
+    def save(self, folder: Path) -> None:
+        """Write `ensemble.json`, `members/<name>.safetensors` (linked, not copied) and `fusion/`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_fusion(self.fusion, folder / "fusion")
+        (folder / "members").mkdir(exist_ok=True)
+        for name, member in self.members.items():
+            if member.weights is not None:
+                _link(member.weights, folder / "members" / f"{name}.safetensors")
+        write_json(
+            folder / "ensemble.json",
+            {
+                "version": FORMAT_VERSION,
+                "classes": list(self.classes),
+                "objective": self.objective,
+                "members": {name: member.source for name, member in self.members.items()},
+                "files": {
+                    name: member.file
+                    for name, member in self.members.items()
+                    if member.file is not None
+                },
+            },
+        )
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read an ensemble from its folder, or from the run folder that holds it.
+
+        No member is loaded yet, and no torch.
+
+        Raises:
+            UsageError: There is no ensemble.
+        """
+        folder = Path(path)
+        if (folder / "ensemble" / "ensemble.json").exists():
+            folder = folder / "ensemble"
+        if not (folder / "ensemble.json").exists():
+            raise UsageError(
+                f"there is no ensemble in '{path}'",
+                "the folder of a finished run",
+                "Run `fusetune run RECIPE --out DIR` first, and give DIR.",
+            )
+        content = json.loads((folder / "ensemble.json").read_text(encoding="utf-8"))
+        members = {
+            name: SavedMember(
+                source,
+                folder / "members" / f"{name}.safetensors" if source else None,
+                content.get("files", {}).get(name),
+            )
+            for name, source in content["members"].items()
+        }
+        fusion = load_fusion(folder / "fusion")
+        return cls(tuple(content["classes"]), content["objective"], members, fusion)
+
+    def _member(self, name: str) -> Any:  # noqa: ANN401
+        if name not in self._loaded:
+            from fusetune.finetune.steps import member_with
+            from fusetune.members.source import Source
+
+            saved = self.members[name]
+            assert saved.weights is not None
+            settings = dict(saved.source or {})
+            cls = find(Source, settings.pop("source"))
+            source = build(cls, settings, f"member '{name}'", Path.cwd())
+            self._loaded[name] = member_with(source, self.classes, saved.weights)
+        return self._loaded[name]
+
+
+def saved_source(source: Any, preprocess: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401
+    """A source's settings for `SavedMember`: its weights file is not needed again."""
+    settings = {"source": source.name, **plain(source), "preprocess": dict(preprocess)}
+    if settings["weights"] != "default":
+        settings["weights"] = "none"
+    return settings
+
+
+def _link(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of pixels: in what order rows come, at what size they are kept, how they are augmented.
+
+Shapes: B rows of a batch, H height, W width, 3 RGB channels.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from fusetune.data.inputs import Images, PixelImages
+from fusetune.finetune.randomness import Keys, mixed_seed, uniforms
+from fusetune.finetune.settings import Augmentation
+from fusetune.members.member import Preprocess
+
+__all__ = ["PixelStore", "augmented", "epoch_batches", "row_slices"]
+
+Pixels = npt.NDArray[np.uint8]
+
+CACHE_BYTES = 4 * 2**30  # decoded pixels of one split kept in memory; above, decoded every epoch
+
+
+class PixelStore:
+    """The pixels of a split at one working size, decoded once where memory allows.
+
+    Images that are all of one size and no larger than the member's input are kept as they are and
+    resized per batch; all others are resized and center-cropped to the member's input here.
+
+    Args:
+        images: N images.
+        preprocess: The member's own.
+    """
+
+    def __init__(self, images: Images, preprocess: Preprocess) -> None:
+        self.images = images
+        self._preprocess = preprocess
+        small = (
+            isinstance(images, PixelImages)
+            and max(images.pixels_NHW3.shape[1:3]) <= preprocess.size
+        )
+        self._native = images.pixels_NHW3 if small and isinstance(images, PixelImages) else None
+        self._cache: Pixels | None = None
+        self._filled = np.zeros(len(images), dtype=bool)
+        side = preprocess.size
+        if self._native is None and len(images) * side * side * 3 <= CACHE_BYTES:
+            self._cache = np.empty((len(images), side, side, 3), dtype=np.uint8)
+
+    def batch(self, rows: npt.NDArray[np.int64]) -> Pixels:
+        """`(B, H, W, 3)` pixels of some rows; a copy."""
+        if self._native is not None:
+            return self._native[rows]
+        if self._cache is None:
+            return np.stack(self._fitted(rows))
+        absent = rows[~self._filled[rows]]
+        for row, pixels in zip(absent, self._fitted(absent), strict=True):
+            self._cache[row] = pixels
+        self._filled[absent] = True
+        return self._cache[rows]
+
+    def _fitted(self, rows: npt.NDArray[np.int64]) -> list[Pixels]:
+        with ThreadPoolExecutor(2) as pool:  # Pillow releases the interpreter while it decodes
+            return list(
+                pool.map(lambda row: _fit(self.images.pixels(int(row)), self._preprocess), rows)
+            )
+
+
+def epoch_batches(
+    keys: Keys, batch_size: int, *, seed: int, epoch: int
+) -> list[npt.NDArray[np.int64]]:
+    """Rows of every batch of one epoch, in an order that depends on the seed, the epoch and the ids.
+
+    A last batch of a single row joins the one before it: batch normalization cannot train on it.
+    """
+    draws = uniforms(mixed_seed(seed, "order", epoch), keys, 1)[:, 0]
+    order = np.lexsort((keys, draws))
+    starts = list(range(0, len(order), batch_size))
+    if len(starts) > 1 and len(order) - starts[-1] == 1:
+        starts.pop()
+    return np.split(order, starts[1:])
+
+
+def augmented(
+    pixels: Pixels, keys: Keys, augmentation: Augmentation, *, seed: int, epoch: int
+) -> Pixels:
+    """Flipped and shifted copies of `(B, H, W, 3)` pixels; each row's fate hangs on its own key."""
+    draws = uniforms(mixed_seed(seed, "augment", epoch), keys, 3)
+    if augmentation.flip:
+        flip = draws[:, 0] < 0.5
+        pixels = pixels.copy()
+        pixels[flip] = pixels[flip, :, ::-1]
+    pad = augmentation.crop_padding
+    if pad:
+        (height, width), shifts = pixels.shape[1:3], (draws[:, 1:] * (2 * pad + 1)).astype(int)
+        padded = np.pad(pixels, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
+        pixels = windows[np.arange(len(pixels)), shifts[:, 0], shifts[:, 1]].transpose(0, 2, 3, 1)
+    return pixels
+
+
+def row_slices(num: int, batch_size: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Consecutive rows, in batches, for prediction."""
+    for start in range(0, num, batch_size):
+        yield np.arange(start, min(start + batch_size, num))
+
+
+def _fit(pixels: Pixels, preprocess: Preprocess) -> Pixels:
+    """Resize the shorter side, then crop the center square, as the checkpoint does it."""
+    from PIL import Image
+
+    height, width = pixels.shape[:2]
+    target = max(preprocess.resize or preprocess.size, preprocess.size)
+    scale = target / min(height, width)
+    size = (max(target, round(width * scale)), max(target, round(height * scale)))
+    resample = Image.Resampling[preprocess.interpolation.upper()]
+    resized = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, resample))
+    top, left = ((side - preprocess.size) // 2 for side in resized.shape[:2])
+    return resized[top : top + preprocess.size, left : left + preprocess.size]

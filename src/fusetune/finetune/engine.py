@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interface of an engine: how a framework fine-tunes and predicts. An engine knows no task."""
+
+import abc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusetune.data.inputs import Images
+from fusetune.finetune.objective import Objective
+from fusetune.finetune.settings import FineTune
+from fusetune.members.member import Member
+from fusetune.plugins import plugin_name
+from fusetune.predictions.kinds import Array, Ids
+from fusetune.predictions.targets import Targets
+
+__all__ = ["Engine", "History", "Plan", "Report", "Split"]
+
+Report = Callable[[Mapping[str, Any]], None]
+"""Takes progress events: plain values under string keys."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The rows of one role, with their targets."""
+
+    images: Images
+    targets: Targets
+
+    @property
+    def ids(self) -> Ids:
+        """`(N,)` row names."""
+        return self.targets.ids
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a member is fine-tuned for, how, and with which random draws.
+
+    Args:
+        objective: What to minimize, and what outputs become.
+        settings: The recipe's `finetune:` block.
+        seed: Of a new head, row order, augmentation and dropout.
+    """
+
+    objective: Objective[Any]
+    settings: FineTune
+    seed: int
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened in fine-tuning.
+
+    Args:
+        epochs: One mapping per epoch: `epoch` (from 1), `lr`, `train_loss`, `validation_loss`,
+            other validation figures, and `images_per_second`.
+        best_epoch: The epoch whose weights were kept.
+        seconds: Time spent, attempts that were killed included up to their last checkpoint.
+    """
+
+    epochs: tuple[Mapping[str, float], ...]
+    best_epoch: int
+    seconds: float
+
+
+class Engine(abc.ABC):
+    """Fine-tunes and runs members of one framework. Frozen dataclasses."""
+
+    @property
+    def name(self) -> str:
+        """Name in members: the plug-in's file."""
+        return plugin_name(type(self))
+
+    @abc.abstractmethod
+    def finetune(
+        self, member: Member, plan: Plan, splits: tuple[Split, Split], work: Path, report: Report
+    ) -> History:
+        """Fine-tune a member in place, ending with the best epoch's weights.
+
+        Args:
+            member: Changed in place.
+            plan: What for, and how.
+            splits: Train and validation rows; the latter choose the epoch.
+            work: Folder for checkpoints: a call that finds one goes on from it, and ends with the
+                same bits as a call that was never stopped.
+            report: Takes progress events.
+
+        Raises:
+            MemberFailed: The loss is no longer finite.
+        """
+
+    @abc.abstractmethod
+    def outputs(self, member: Member, images: Images, report: Report) -> Array:
+        """`(N, ...)` raw outputs in evaluation mode, with evaluation preprocessing."""
+
+    @abc.abstractmethod
+    def save(self, member: Member, path: Path) -> None:
+        """Write the weights as safetensors."""
+
+    @abc.abstractmethod
+    def load(self, member: Member, path: Path) -> None:
+        """Read weights that `save` wrote into a member of the same architecture, in place."""
+
+    @abc.abstractmethod
+    def num_parameters(self, member: Member) -> int:
+        """Number of weights."""

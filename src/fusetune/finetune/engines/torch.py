@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch: any `torch.nn.Module` that turns `(B, 3, H, W)` floats into logits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_model, save_model
+
+from fusetune.atomic import replacing
+from fusetune.data.inputs import Images
+from fusetune.finetune.batches import PixelStore
+from fusetune.finetune.engine import Engine, History, Plan, Report, Split
+from fusetune.finetune.torch_loop import Training, model_outputs
+from fusetune.members.member import Member
+from fusetune.predictions.kinds import Array
+
+__all__ = ["Torch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Torch(Engine):
+    """Fine-tunes and runs PyTorch members on the device that accelerate finds."""
+
+    def finetune(
+        self, member: Member, plan: Plan, splits: tuple[Split, Split], work: Path, report: Report
+    ) -> History:
+        """Fine-tune in place, ending with the best epoch's weights; see `torch_loop`."""
+        return Training(member, plan, splits).run(work, report)
+
+    def outputs(self, member: Member, images: Images, report: Report) -> Array:
+        """`(N, ...)` outputs of the main head in evaluation mode."""
+        device = Accelerator().device
+        model = member.model.to(device)
+        return model_outputs(
+            model, PixelStore(images, member.preprocess), member.preprocess, device
+        )
+
+    def save(self, member: Member, path: Path) -> None:
+        """Write the weights as safetensors; shared tensors are written once."""
+        with replacing(path) as temporary:
+            save_model(member.model, str(temporary))
+
+    def load(self, member: Member, path: Path) -> None:
+        """Read weights that `save` wrote, in place."""
+        load_model(member.model, str(path), strict=True)
+
+    def num_parameters(self, member: Member) -> int:
+        """Number of weights, buffers not counted."""
+        return sum(p.numel() for p in member.model.parameters() if isinstance(p, torch.Tensor))

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One class per row: cross-entropy on logits.
+
+Shapes: B rows of a batch, N rows, C classes.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fusetune.finetune.objective import Objective
+from fusetune.finetune.settings import FineTune
+from fusetune.predictions.kinds import Array, Ids, Probabilities
+from fusetune.predictions.targets import Targets
+
+__all__ = ["Classification"]
+
+Tensor = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Objective[Probabilities]):
+    """Cross-entropy with label smoothing, on the main head and any auxiliary heads.
+
+    Args:
+        auxiliary_weight: Of every auxiliary head's loss; 0.4 as in torchvision's training of
+            Inception v3 (Szegedy et al. 2015 took 0.3 for GoogLeNet).
+    """
+
+    auxiliary_weight: float = 0.4
+
+    def collate(self, targets: Targets, rows: Array) -> Array:
+        """`(B,)` class indices."""
+        return targets.labels_N[rows]
+
+    def loss(self, outputs: Tensor, targets: Tensor, settings: FineTune) -> Tensor:
+        """Mean cross-entropy of `(B, C)` logits, or of a tuple of them (main head first)."""
+        from torch.nn.functional import cross_entropy
+
+        main, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+        smoothing = settings.label_smoothing
+        loss = cross_entropy(main.float(), targets, label_smoothing=smoothing)
+        for logits in auxiliary:
+            if logits is not None:
+                extra = cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+                loss = loss + self.auxiliary_weight * extra
+        return loss
+
+    def scores(self, outputs: Array, targets: Array) -> dict[str, float]:
+        """Log-loss and accuracy of `(N, C)` logits."""
+        shifted_NC = outputs - outputs.max(axis=1, keepdims=True)
+        log_sums_N = np.log(np.exp(shifted_NC).sum(axis=1))
+        losses_N = log_sums_N - shifted_NC[np.arange(len(targets)), targets]
+        accuracy = float((outputs.argmax(axis=1) == targets).mean())
+        return {"loss": float(losses_N.mean()), "accuracy": accuracy}
+
+    def to_prediction(self, ids: Ids, classes: tuple[str, ...], outputs: Array) -> Probabilities:
+        """Softmax of `(N, C)` logits."""
+        return Probabilities.from_logits(ids, classes, outputs)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a member is fine-tuned: the recipe's `finetune:` block."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fusetune.errors import InvalidValue
+
+__all__ = ["Augmentation", "FineTune", "Optimizer", "Schedule"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """Which optimizer, with its usual settings.
+
+    Args:
+        name: `sgd` (with Nesterov momentum if `momentum` > 0) or `adamw`.
+        lr: Peak learning rate; None: 0.01 for sgd (Kornblith et al. 2019, fine-tuning at batch
+            256, scaled down to small batches), 3e-4 for adamw.
+        momentum: Of sgd; 0.9 as usual since Sutskever et al. 2013.
+        nesterov: Nesterov's form of the momentum.
+        betas: Of adamw (Kingma & Ba 2015).
+        weight_decay: Decoupled for adamw, L2 for sgd; not applied to biases and norms.
+    """
+
+    name: Literal["sgd", "adamw"] = "adamw"
+    lr: float | None = None
+    momentum: float = 0.9
+    nesterov: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 1e-4
+
+    def __post_init__(self) -> None:
+        _check("optimizer.lr", self.lr, self.lr is None or self.lr > 0, "a number above 0")
+        _check("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "a number in [0, 1)")
+        _check(
+            "optimizer.weight_decay",
+            self.weight_decay,
+            self.weight_decay >= 0,
+            "a number of at least 0",
+        )
+        _check(
+            "optimizer.betas",
+            self.betas,
+            all(0 <= b < 1 for b in self.betas),
+            "two numbers in [0, 1)",
+        )
+        if self.nesterov:
+            _check(
+                "optimizer.momentum",
+                self.momentum,
+                self.momentum > 0,
+                "a number above 0 with nesterov: true",
+            )
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate at the schedule's peak."""
+        return self.lr if self.lr is not None else {"sgd": 0.01, "adamw": 3e-4}[self.name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Learning rate over the steps of the run, as a factor of the peak.
+
+    Args:
+        name: `cosine` falls to 0 (Loshchilov & Hutter 2017), `constant` stays.
+        warmup: Share of all steps over which the rate rises linearly from 0 (Goyal et al. 2017).
+    """
+
+    name: Literal["cosine", "constant"] = "cosine"
+    warmup: float = 0.05
+
+    def __post_init__(self) -> None:
+        _check("schedule.warmup", self.warmup, 0 <= self.warmup < 1, "a share in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random changes to training images, before the member's own resize and normalize.
+
+    Args:
+        flip: Mirror left-right with probability 1/2; leave off where it changes the class (digits).
+        crop_padding: Shift by up to this many pixels each way (padded crop; 4 of 32 in He et al.
+            2016). In pixels of the data set's images if these are all of one size and at most
+            as large as the member's input, else of the member's input.
+    """
+
+    flip: bool = True
+    crop_padding: int = 0
+
+    def __post_init__(self) -> None:
+        _check(
+            "augmentation.crop_padding",
+            self.crop_padding,
+            self.crop_padding >= 0,
+            "a whole number of at least 0",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTune:
+    """How one member is fine-tuned.
+
+    Args:
+        epochs: Passes over the train rows.
+        batch_size: Rows per step.
+        train: `full` trains every weight, `head` only the head, the rest frozen in evaluation mode.
+        label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016).
+        clip_norm: Largest global norm of the gradients; None: no clipping.
+        patience: Stop after this many epochs without a better validation loss; None: never. The
+            best epoch's weights are kept either way.
+        optimizer: Which optimizer.
+        schedule: Learning rate over time.
+        augmentation: Random changes to training images.
+    """
+
+    epochs: int = 10
+    batch_size: int = 64
+    train: Literal["full", "head"] = "full"
+    label_smoothing: float = 0.0
+    clip_norm: float | None = 1.0
+    patience: int | None = None
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        _check("epochs", self.epochs, self.epochs >= 1, "a whole number of at least 1")
+        _check("batch_size", self.batch_size, self.batch_size >= 1, "a whole number of at least 1")
+        _check(
+            "label_smoothing",
+            self.label_smoothing,
+            0 <= self.label_smoothing < 1,
+            "a share in [0, 1)",
+        )
+        _check(
+            "clip_norm",
+            self.clip_norm,
+            self.clip_norm is None or self.clip_norm > 0,
+            "a number above 0, or null",
+        )
+        _check(
+            "patience",
+            self.patience,
+            self.patience is None or self.patience >= 1,
+            "at least 1, or null",
+        )
+
+
+def _check(name: str, value: object, good: bool, expected: str) -> None:
+    if not good:
+        raise InvalidValue(
+            f"finetune.{name} is {value}", expected, "Change it, or leave it out for the default."
+        )

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step functions of one member, run in a worker process: named inputs in, files in a folder out."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fusetune.data.inputs import Images
+from fusetune.data.prepare import load_prepared
+from fusetune.errors import WeightsError
+from fusetune.finetune.engine import Engine, Plan, Report, Split
+from fusetune.finetune.objective import Objective
+from fusetune.members.member import Member
+from fusetune.members.source import Source
+from fusetune.plugins import find
+from fusetune.predictions.files import write_probabilities
+from fusetune.predictions.kinds import Array
+from fusetune.store.artifact import write_json
+
+__all__ = [
+    "JUDGED_ROLES",
+    "check_member",
+    "finetune_member",
+    "member_outputs",
+    "member_with",
+    "predict_member",
+]
+
+JUDGED_ROLES = ("validation", "holdout", "test")
+"""Roles whose rows train no member."""
+
+
+def check_member(
+    source: Source, classes: tuple[str, ...], finetuned: bool, report: Report
+) -> dict[str, Any]:
+    """Load a member once, before any work, so that what cannot work is said at once.
+
+    Returns:
+        `notes` of the loading, `parameters` (count) and `head_kept`.
+    """
+    source.check()
+    member = source.load(classes)
+    if not finetuned and not member.head_kept:
+        raise WeightsError(
+            f"'{source.member_name}' would be used with `finetune: none`, but its head is new",
+            f"a checkpoint whose classes are the task's ({', '.join(classes[:6])}, ...)",
+            "Fine-tune it, or name the classes of its head with `classes: [...]`.",
+        )
+    engine = find(Engine, member.engine)()
+    parameters = engine.num_parameters(member)
+    return {"notes": list(member.notes), "parameters": parameters, "head_kept": member.head_kept}
+
+
+def finetune_member(
+    folder: Path, source: Source, data: Path, plan: Plan | None, report: Report
+) -> None:
+    """Fine-tune on train rows and choose the epoch on validation rows; without a plan, neither.
+
+    Writes:
+        `weights.safetensors`; `member.json` with the preprocessing, the head and notes; and, if it
+        was fine-tuned, `history.json` with the learning curve, the best epoch and the seconds.
+    """
+    prepared = load_prepared(data)
+    member = source.load(prepared.classes, seed=0 if plan is None else plan.seed)
+    engine = _engine(member)
+    if plan is not None:
+        train, validation = (
+            Split(prepared.images.take(prepared.rows(role)), prepared.targets(role))
+            for role in ("train", "validation")
+        )
+        history = engine.finetune(member, plan, (train, validation), folder / "work", report)
+        write_json(folder / "history.json", asdict(history))
+    engine.save(member, folder / "weights.safetensors")
+    about = {name: getattr(member, name) for name in ("head", "head_kept", "notes")}
+    write_json(folder / "member.json", {**about, "preprocess": asdict(member.preprocess)})
+
+
+def predict_member(
+    folder: Path,
+    source: Source,
+    data: Path,
+    weights: Path,
+    objective: Objective[Any],
+    report: Report,
+) -> None:
+    """Predict the rows of every role but train.
+
+    Writes:
+        `<role>.parquet` for every role, and `cost.json`: `predict_per_row` (mean seconds, decoding
+        included) and `parameters` (count).
+    """
+    prepared = load_prepared(data)
+    member = member_with(source, prepared.classes, weights)
+    seconds, done = 0.0, 0
+    for role in JUDGED_ROLES:
+        rows = prepared.rows(role)
+        report({"phase": "predict", "role": role, "done": done / max(1, len(prepared.ids))})
+        before = time.perf_counter()
+        outputs = member_outputs(member, prepared.images.take(rows), report)
+        seconds, done = seconds + time.perf_counter() - before, done + len(rows)
+        prediction = objective.to_prediction(prepared.ids[rows], member.classes, outputs)
+        write_probabilities(folder / f"{role}.parquet", prediction)
+    parameters = _engine(member).num_parameters(member)
+    cost = {"predict_per_row": seconds / max(1, done), "parameters": parameters}
+    write_json(folder / "cost.json", cost)
+
+
+def member_with(source: Source, classes: tuple[str, ...], weights: Path) -> Member:
+    """A member with weights that a fine-tuning step wrote."""
+    member = source.load(classes, pretrained=False)
+    _engine(member).load(member, weights)
+    return member
+
+
+def member_outputs(member: Member, images: Images, report: Report = lambda event: None) -> Array:
+    """`(N, ...)` raw outputs of a member in evaluation mode."""
+    return _engine(member).outputs(member, images, report)
+
+
+def _engine(member: Member) -> Engine:
+    return find(Engine, member.engine)()

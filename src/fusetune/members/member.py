@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A member: a pretrained model, ready to be fine-tuned on the task's classes."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from fusetune.errors import InvalidValue
+
+__all__ = ["Member", "Preprocess", "PreprocessOverride"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """How a member wants its images, from its own checkpoint: resize, center crop, normalize.
+
+    Args:
+        size: Side in pixels of the square that the model sees.
+        mean: Per RGB channel, of values in [0, 1].
+        std: Per RGB channel, of values in [0, 1].
+        resize: Length in pixels of the shorter side before the center crop of `size`; None: `size`.
+        interpolation: Of the resize.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: int | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessOverride:
+    """The recipe's `preprocess:`; what is None stays as the checkpoint has it."""
+
+    size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    resize: int | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("size", "resize"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidValue(
+                    f"preprocess.{name} is {value}", "a number of pixels above 0", "Write 224."
+                )
+        if self.std is not None and min(self.std) <= 0:
+            raise InvalidValue(
+                f"preprocess.std is {self.std}", "three numbers above 0", "Write 0.25."
+            )
+
+    def apply(self, preprocess: Preprocess) -> Preprocess:
+        """The checkpoint's preprocessing with the given parts replaced.
+
+        A new `size` without a new `resize` drops the checkpoint's `resize`: the whole image is
+        seen, which is what small images need.
+        """
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        if "size" in given:
+            given.setdefault("resize", None)
+        return replace(preprocess, **given)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Member:
+    """A loaded model with everything an engine must know of it.
+
+    Args:
+        model: The framework's own object (`torch.nn.Module`, ...), its head giving one logit per
+            class of `classes`, in that order.
+        engine: Name of the engine in `finetune/engines/` that can fine-tune it.
+        classes: The task's class names.
+        preprocess: The member's own, overrides applied.
+        head: Names of the modules that make up the head (`("fc",)`, `("classifier.6",)`,
+            `("AuxLogits.fc", "fc")`): what "train the head only" trains.
+        head_kept: True if the checkpoint's own head serves the task's classes.
+        notes: What the user should know of the loading: missing and unexpected keys, a new head.
+    """
+
+    model: Any
+    engine: str
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    head: tuple[str, ...]
+    head_kept: bool = False
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""torchvision's image classification models."""
+
+import contextlib
+import re
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fusetune.errors import InvalidValue, WeightsError, unknown_name
+from fusetune.members.heads import forked_seed
+from fusetune.members.loading import Pretrained, check_fields, make_member
+from fusetune.members.member import Member, Preprocess, PreprocessOverride
+from fusetune.members.source import Source
+from fusetune.members.weights import Weights, read_weights
+from fusetune.plugins import missing_extra
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torchvision.models import WeightsEnum
+
+__all__ = ["Torchvision"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Torchvision(Source):
+    """Any classification model of torchvision, by the name of its function: `resnet18`, `vgg16`, ...
+
+    `weights: default` are torchvision's best ImageNet weights, downloaded once into torch's cache
+    (`TORCH_HOME`); a file takes their place where there is no network. Preprocessing is that of the
+    default weights in any case.
+
+    * Inception v3 keeps its auxiliary head only at its full 299 pixels: it cannot see fewer.
+      Pretrained GoogLeNet goes without, as torchvision never trained its auxiliary heads.
+    * Vision transformers are built for `preprocess: {size}`, and their position embeddings are
+      interpolated from the checkpoint's.
+
+    Example:
+        >>> Torchvision(model="resnet18").member_name
+        'torchvision-resnet18'
+    """
+
+    INCEPTION_AUX_SIZE: ClassVar[int] = 299
+    DOWNLOAD_TIMEOUT_S: ClassVar[float] = 30.0
+    """Of one silent read, not of the whole download."""
+
+    def check(self) -> None:
+        """Find what can be wrong; the first call in a process imports torchvision."""
+        entry = self._entry()
+        check_fields(self, known_classes=self._is_default())
+        size, least = self._preprocess().size, entry.meta["min_size"][0]
+        if self.model.startswith("vit_"):
+            patch = int(self.model.rpartition("_")[2])
+            good, expected = size % patch == 0, f"a multiple of its patches' {patch} pixels"
+        elif self.model.startswith("maxvit"):
+            good, expected = size % least == 0, f"a multiple of {least} pixels"
+        else:
+            # Swin pads: what torchvision calls its least size is the size it was trained at.
+            good, expected = size >= least or self.model.startswith("swin"), f"at least {least}"
+        if not good:
+            raise InvalidValue(
+                f"'{self.member_name}' has preprocess.size {size}",
+                expected,
+                f"Write preprocess: {{size: {max(least, 32)}}}.",
+            )
+
+    def load(self, classes: tuple[str, ...], *, pretrained: bool = True, seed: int = 0) -> Member:
+        """Build the model, read or download its weights."""
+        self.check()
+        categories = tuple(self._entry().meta["categories"])
+        own = self.classes or (categories if self._is_default() else None)
+        weights = self._read() if pretrained and self.weights != "none" else None
+        with forked_seed(seed):
+            model = self._build(len(own or categories))
+        found = Pretrained(
+            model=model,
+            weights=weights,
+            classes=own if self.weights != "none" else None,
+            preprocess=self._preprocess(),
+        )
+        return make_member(self, found, classes, seed=seed)
+
+    def _entry(self) -> "WeightsEnum":
+        """The library's own description of the model's default weights."""
+        try:
+            from torchvision import models
+        except ImportError as error:
+            raise missing_extra(str(error.name), "vision") from None
+        known = models.list_models(module=models)
+        if self.model not in known:
+            raise unknown_name("classification model of torchvision", self.model, known)
+        return models.get_model_weights(self.model).DEFAULT
+
+    def _preprocess(self) -> Preprocess:
+        preset = self._entry().transforms()
+        return (self.preprocess or PreprocessOverride()).apply(
+            Preprocess(
+                size=preset.crop_size[0],
+                mean=tuple(preset.mean),
+                std=tuple(preset.std),
+                resize=preset.resize_size[0],
+                interpolation=preset.interpolation.value,
+            )
+        )
+
+    def _is_default(self) -> bool:
+        """True for the default weights, also as a file that was fetched by hand."""
+        given = self.weights
+        return given == "default" or (isinstance(given, Path) and given.name == self._file_name())
+
+    def _file_name(self) -> str:
+        return str(self._entry().url.rpartition("/")[2])
+
+    def _build(self, num_classes: int) -> "nn.Module":
+        from torchvision import models
+
+        options: dict[str, Any] = {"num_classes": num_classes}
+        size, scratch = self._preprocess().size, self.weights == "none"
+        if self.model in ("inception_v3", "googlenet"):
+            # The published weights expect TensorFlow's normalization; the model converts to it.
+            own = self.preprocess is None or (self.preprocess.mean, self.preprocess.std) == (
+                None,
+                None,
+            )
+            options["transform_input"] = own and not scratch
+            options["init_weights"] = scratch
+            full = size >= self.INCEPTION_AUX_SIZE
+            options["aux_logits"] = full if self.model == "inception_v3" else scratch
+        elif self.model.startswith("vit_"):
+            options["image_size"] = size
+        elif self.model.startswith("maxvit"):
+            options["input_size"] = (size, size)
+        return models.get_model(self.model, weights=None, **options)
+
+    def _read(self) -> Weights:
+        weights = read_weights(self.weights if isinstance(self.weights, Path) else self._fetch())
+        tensors = dict(weights.tensors)
+        if self.model.startswith("densenet"):  # names that torch no longer allows
+            old = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
+            tensors = {old.sub(r"\1\2", name): tensor for name, tensor in tensors.items()}
+        if self.model.startswith("vit_") and "encoder.pos_embedding" in tensors:
+            from torchvision.models.vision_transformer import interpolate_embeddings
+
+            patch = int(self.model.rpartition("_")[2])
+            tensors = interpolate_embeddings(self._preprocess().size, patch, tensors)
+        return Weights(weights.path, tensors, weights.versions, weights.notes)
+
+    def _fetch(self) -> Path:
+        """The default weights in torch's cache, downloaded if they are not there."""
+        from torch import hub
+
+        path = Path(hub.get_dir()) / "checkpoints" / self._file_name()
+        if path.exists():
+            return path
+        url = self._entry().url
+        digest = hub.HASH_REGEX.search(path.name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _timeout(self.DOWNLOAD_TIMEOUT_S):
+                hub.download_url_to_file(
+                    url, str(path), digest and digest[1], progress=sys.stderr.isatty()
+                )
+        except (OSError, RuntimeError) as error:
+            raise WeightsError(
+                f"the weights of '{self.member_name}' could not be downloaded ({error})",
+                f"network access to {url}, or the file itself",
+                f"Fetch it elsewhere and put it at {path} (set TORCH_HOME to move that folder), "
+                f"or name it in the recipe: weights: path/to/{path.name}; or write weights: none.",
+            ) from None
+        return path
+
+
+@contextlib.contextmanager
+def _timeout(seconds: float) -> Iterator[None]:
+    """Limit the wait for a silent server: urlopen as torch calls it would wait forever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

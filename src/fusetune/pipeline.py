@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""THE FLOW: data → members → fine-tuning → predictions → fusing → evaluation → report.
+
+Running again is resuming: every stage is skipped where its artifact is there already.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fusetune.data.prepare import prepare
+from fusetune.ensemble import Ensemble
+from fusetune.errors import NoMembersLeft
+from fusetune.evaluate.judge import Judge
+from fusetune.predictions.kinds import Kind
+from fusetune.predictions.memory import bytes_of
+from fusetune.predictions.pool import Pool, Reading, read_pool
+from fusetune.recipe import Fuse, load_recipe, save_recipe
+from fusetune.runtime.runner import Event
+from fusetune.runtime.runners.local import Local
+from fusetune.stages.files import (
+    ensemble_of_files,
+    fuse_settings,
+    judge_of_files,
+    publish_files,
+    task_of,
+)
+from fusetune.stages.fusion import (
+    chosen_fusion,
+    ensemble_stage,
+    fuse_stage,
+    publish_results,
+    report_stage,
+)
+from fusetune.stages.members import Context, check_members, member_stage, store_data
+from fusetune.stages.outcomes import (
+    about_run,
+    ensemble_of,
+    judge_of,
+    member_entries,
+    publish_predictions,
+    save_thumbnails,
+)
+from fusetune.stages.streaming import fuse_streams, publish_streams, streamed_ensemble
+from fusetune.stages.survey import Asked
+from fusetune.store.artifact import file_checksum
+from fusetune.store.experiment import Experiment
+
+__all__ = ["Run", "fuse_files", "run"]
+
+Listener = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: where it lies and what came out.
+
+    Args:
+        folder: The run folder.
+        results: The content of its results.json.
+    """
+
+    folder: Path
+    results: Mapping[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in one sentence."""
+        return str(self.results["verdict"]["sentence"])
+
+    @property
+    def report(self) -> Path:
+        """The report, a page for the browser."""
+        return self.folder / "report.html"
+
+    def predict(self, inputs: Any) -> Kind:  # noqa: ANN401
+        """Fused predictions of new rows; see `Ensemble.predict`."""
+        return Ensemble.load(self.folder).predict(inputs)
+
+
+def run(
+    recipe: Path | str | Mapping[str, Any],
+    out: Path | str | None = None,
+    *,
+    seed: int | None = None,
+    listen: Listener = lambda event: None,
+) -> Run:
+    """Fine-tune the recipe's members, fuse them, judge the fusion, write it all to a folder.
+
+    Whatever can be wrong with the recipe, the data and the weights is found before the folder is
+    made. A run that was stopped, by whatever, goes on where it was.
+
+    Args:
+        recipe: A YAML file, or a mapping of the same form.
+        out: The run folder; default: `runs/<name of the recipe>`.
+        seed: Replaces the recipe's.
+        listen: Takes progress events.
+
+    Raises:
+        UsageError: Something is wrong with recipe, data, weights or folder; nothing was written.
+        NoMembersLeft: Every member failed.
+    """
+    stem = "run" if isinstance(recipe, Mapping) else Path(recipe).stem
+    experiment = Experiment(Path("runs") / stem if out is None else Path(out))
+    with Local(preload="fusetune.finetune.engines.torch") as runner:
+        resolved = load_recipe(recipe, seed=seed)
+        listen({"phase": "data"})
+        data = resolved.data
+        prepared = prepare(data.datasets, data.roles, data.limit, resolved.seed)
+        context = Context(resolved, prepared, experiment, runner, listen)
+        check_members(context)
+        with experiment:
+            return _flow(_logged(context))
+
+
+def fuse_files(
+    paths: Sequence[Path | str],
+    targets: Path | str,
+    *,
+    out: Path | str | None = None,
+    metric: str | None = None,
+    methods: Sequence[str] = ("auto",),
+    holdout: float | None = None,
+    seed: int = 0,
+    report: bool = True,
+    calibrate: str = "temperature",
+    calibrate_members: str = "none",
+    reading: Reading | None = None,
+    memory: str | int | None = None,
+) -> Run:
+    """Fuse prediction files, judge the fusion, write it all to a folder. Needs no torch.
+
+    Args:
+        paths: M files, each a member named like its file: Parquet or CSV with an `id` column, npz
+            or npy; probabilities, logits, scores, labels, numbers or quantiles. Every file has the
+            targets' rows, in any order; columns are matched by name.
+        targets: A file with the columns `id` and `target`, or one column per label or number; a
+            column `role` says which rows are `holdout` and which `test`.
+        out: The run folder; default: `runs/<name of the targets' file>`.
+        metric: What decides; None: accuracy for classes, RMSE for numbers, macro F1 for labels.
+        methods: `auto`, `best`, or fusion methods; one method is the answer, several are what
+            `auto` blends.
+        holdout: Share of the rows, of each class, that fits the fusion; the others judge it. 1:
+            all rows do both, and the scores are in-sample. None: the targets' roles; without
+            such, cross-fitting: every row is judged by fusions that were not fitted on it.
+        seed: Of that division, and of resampling.
+        report: Draw the report.
+        calibrate: Calibrator of the chosen fusion; `none`: nothing calibrates it.
+        calibrate_members: Calibrator of every member before it is fused; `none` likewise.
+        reading: What cannot be told from the files: task, forms, classes, missing rows.
+        memory: Bound on the memory that the process takes (`1GB`, or bytes), for files larger than
+            it: rows pass by in blocks, and fusions are fitted on as many rows as fit. None: all
+            files are read into memory.
+
+    Raises:
+        UsageError: Files that cannot be read or do not fit together; nothing was written.
+    """
+    experiment = Experiment(Path("runs") / Path(targets).stem if out is None else Path(out))
+    files, truth, reading = tuple(map(Path, paths)), Path(targets), reading or Reading()
+    if memory is None:
+        pool = read_pool(files, truth, reading)
+        settings = fuse_settings(pool, task_of(pool), methods, calibrate, calibrate_members)
+        judge = judge_of_files(pool, task_of(pool), metric, holdout, seed)
+        made_of = {file.stem: file_checksum(file) for file in files}
+        return _fuse_in_memory(experiment, pool, judge, settings, made_of, report)
+    asked = Asked(
+        files=files,
+        targets=truth,
+        metric=metric,
+        methods=methods,
+        holdout=holdout,
+        seed=seed,
+        calibrate=calibrate,
+        calibrate_members=calibrate_members,
+        reading=reading,
+        memory_bytes=bytes_of(memory),
+    )
+    return _fuse_larger_than_memory(experiment, asked, report)
+
+
+def _fuse_in_memory(
+    experiment: Experiment,
+    pool: Pool,
+    judge: Judge,
+    settings: Fuse,
+    made_of: Mapping[str, str],
+    report: bool,
+) -> Run:
+    with experiment:
+        fused = fuse_stage(experiment, judge, settings, made_of)
+        ensemble = ensemble_of_files(pool, task_of(pool), fused)
+        ensemble_stage(experiment, ensemble, [fused.fingerprint_of("fusion/"), made_of])
+        results = publish_files(experiment, judge, fused, pool, task_of(pool))
+        if report:
+            report_stage(experiment)
+        return Run(experiment.folder, results)
+
+
+def _fuse_larger_than_memory(experiment: Experiment, asked: Asked, report: bool) -> Run:
+    fused = fuse_streams(experiment, asked)
+    with experiment:
+        fingerprint = [fused.fingerprint_of("fusion/"), fused.checksums["about.json"]]
+        ensemble_stage(experiment, streamed_ensemble(fused), fingerprint)
+        results = publish_streams(experiment, fused, asked)
+        if report:
+            report_stage(experiment)
+        return Run(experiment.folder, results)
+
+
+def _flow(context: Context) -> Run:
+    experiment, recipe = context.experiment, context.recipe
+    save_recipe(recipe, experiment.folder / "recipe.yaml")
+    data = store_data(context)
+    outcomes = [member_stage(context, entry, data) for entry in recipe.members]
+    finished = [outcome for outcome in outcomes if outcome.predicted is not None]
+    if not finished:
+        reasons = "; ".join(f"'{outcome.entry.name}': {outcome.error}" for outcome in outcomes)
+        raise NoMembersLeft(
+            f"every member failed ({reasons})", "at least one to fuse", "Mend one and run again."
+        )
+    publish_predictions(experiment, finished)
+    context.listen({"phase": "fuse"})
+    judge = judge_of(context, finished)
+    made_of = {o.entry.name: o.predictions_fingerprint() for o in finished}
+    fused = fuse_stage(experiment, judge, recipe.fuse, made_of)
+    ensemble = ensemble_of(context, finished, chosen_fusion(fused))
+    ensemble_stage(experiment, ensemble, [fused.fingerprint_of("fusion/"), made_of])
+    save_thumbnails(context, judge)
+    about, entries = about_run(context, outcomes), member_entries(outcomes)
+    results = publish_results(experiment, judge, fused, about, entries)
+    context.listen({"phase": "report"})
+    report_stage(experiment)
+    context.listen({"phase": "done"})
+    return Run(experiment.folder, results)
+
+
+def _logged(context: Context) -> Context:
+    """The same context, whose events are also written to log.jsonl; progress ticks are not."""
+    path = context.experiment.folder / "log.jsonl"
+
+    def listen(event: Event) -> None:
+        if "done" not in event:
+            with path.open("a", encoding="utf-8") as log:
+                log.write(json.dumps({"time": round(time.time(), 3), **event}) + "\n")
+        context.listen(event)
+
+    return replace(context, listen=listen)

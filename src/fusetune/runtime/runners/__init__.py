@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plug-ins: places where step functions run."""

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stages of a run up to the members' predictions; `pipeline.py` says in which order.
+
+Each turns named inputs into one artifact, and is skipped where that artifact is there already.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fusetune.data.prepare import Prepared
+from fusetune.errors import FusetuneError
+from fusetune.evaluate.cost import Cost
+from fusetune.finetune.engine import Plan
+from fusetune.finetune.objective import Objective
+from fusetune.finetune.randomness import mixed_seed
+from fusetune.plugins import find
+from fusetune.recipe import MemberEntry, Recipe
+from fusetune.runtime.runner import Call, Event, Runner
+from fusetune.store.artifact import JSON, Artifact, Step, canonical, file_checksum
+from fusetune.store.experiment import Experiment
+
+__all__ = ["Context", "Outcome", "check_members", "member_stage", "store_data"]
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What every stage of one run works with.
+
+    Args:
+        recipe: Validated.
+        prepared: Checked rows with roles.
+        experiment: The run folder.
+        runner: Where members' steps run.
+        listen: Takes progress events.
+    """
+
+    recipe: Recipe
+    prepared: Prepared
+    experiment: Experiment
+    runner: Runner
+    listen: Callable[[Event], None]
+
+    def step(self, name: str, inputs: JSON, version: int = 1) -> Step:
+        """A step of this run."""
+        return self.experiment.step(name, inputs, version)
+
+    def data_step(self) -> Step:
+        """The step that stores the rows."""
+        return self.step("data", {"rows": self.prepared.fingerprint()})
+
+    def finetune_step(self, entry: MemberEntry) -> Step:
+        """The step that fine-tunes a member, or keeps it as it is."""
+        inputs = {
+            "rows": self.prepared.fingerprint(),
+            "source": canonical(entry.source),
+            "files": [file_checksum(p) if p.is_file() else None for p in entry.source.files()],
+            "finetune": canonical(entry.finetune),
+            "objective": self.recipe.task.objective,
+            "seed": self.recipe.seed,
+        }
+        return self.step(f"finetune-{entry.name}", inputs)
+
+    def predict_step(self, entry: MemberEntry, finetuned: Artifact) -> Step:
+        """The step that predicts all judged rows with a member."""
+        inputs = {
+            "weights": finetuned.checksums["weights.safetensors"],
+            "rows": self.prepared.fingerprint(),
+        }
+        return self.step(f"predict-{entry.name}", inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of one member: its artifacts, or why it failed."""
+
+    entry: MemberEntry
+    finetuned: Artifact | None = None
+    predicted: Artifact | None = None
+    error: str | None = None
+
+    def content(self, name: str) -> dict[str, Any]:
+        """The content of one of its JSON files, empty if it did not come to that."""
+        for artifact in (self.finetuned, self.predicted):
+            if artifact is not None and name in artifact.checksums:
+                return dict(json.loads(artifact.path(name).read_text(encoding="utf-8")))
+        return {}
+
+    def predictions_fingerprint(self) -> str:
+        """Hash of its predictions; what they cost is not in it."""
+        assert self.predicted is not None
+        return self.predicted.fingerprint_of("", suffix=".parquet")
+
+    @property
+    def cost(self) -> Cost:
+        """What it costs to make and to run."""
+        measured = self.content("cost.json")
+        return Cost(
+            fit_s=self.content("history.json").get("seconds"),
+            predict_s_per_row=measured.get("predict_per_row"),
+            parameters=measured.get("parameters"),
+        )
+
+
+def check_members(context: Context) -> None:
+    """Load every unfinished member once, so that what cannot work is said before any work.
+
+    Raises:
+        UsageError: Names the member and says what is wrong.
+        MemberFailed: A member's own code raised while it was loaded.
+    """
+    for entry in context.recipe.members:
+        if context.finetune_step(entry).finished():
+            continue
+        context.listen({"phase": "check", "member": entry.name})
+        arguments = {
+            "source": entry.source,
+            "classes": context.prepared.classes,
+            "finetuned": entry.finetune is not None,
+        }
+        context.runner.call(Call("fusetune.finetune.steps:check_member", arguments), context.listen)
+
+
+def store_data(context: Context) -> Artifact:
+    """Store the rows where the members' processes read them."""
+    step = context.data_step()
+    if artifact := step.finished():
+        return artifact
+    context.prepared.save(step.begin())
+    return step.finish()
+
+
+def member_stage(context: Context, entry: MemberEntry, data: Artifact) -> Outcome:
+    """Fine-tune a member and predict all judged rows with it; a failure is an outcome too."""
+
+    def listen(event: Event) -> None:
+        context.listen({"member": entry.name, **event})
+
+    def made(step: Step, function: str, arguments: Mapping[str, Any]) -> Artifact:
+        if artifact := step.finished():
+            listen({"phase": "skipped", "step": step.name})
+            return artifact
+        common = {"folder": step.begin(), "source": entry.source, "data": data.folder}
+        call = Call(f"fusetune.finetune.steps:{function}", {**common, **arguments})
+        context.runner.call(call, listen)
+        return step.finish()
+
+    finetuned: Artifact | None = None
+    try:
+        assert context.recipe.task.objective is not None  # load_recipe refuses such tasks
+        objective = find(Objective, context.recipe.task.objective)()
+        seed = mixed_seed(context.recipe.seed, entry.name)
+        plan = None if entry.finetune is None else Plan(objective, entry.finetune, seed)
+        step = context.finetune_step(entry)
+        finetuned = made(step, "finetune_member", {"plan": plan})
+        step = context.predict_step(entry, finetuned)
+        weights = finetuned.path("weights.safetensors")
+        predicted = made(step, "predict_member", {"weights": weights, "objective": objective})
+    except FusetuneError as error:
+        listen({"phase": "failed", "error": str(error)})
+        return Outcome(entry, finetuned=finetuned, error=str(error))
+    listen({"phase": "finished"})
+    return Outcome(entry, finetuned=finetuned, predicted=predicted)

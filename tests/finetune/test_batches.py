@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""In what order rows come, how they are augmented, at what size they are kept."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fusetune.data.inputs import EncodedImages, PixelImages
+from fusetune.finetune.batches import PixelStore, augmented, epoch_batches, row_slices
+from fusetune.finetune.randomness import row_keys
+from fusetune.finetune.settings import Augmentation
+from fusetune.members.member import Preprocess
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
+KEYS = row_keys([f"row-{i}" for i in range(50)])
+HALF = (0.5, 0.5, 0.5)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return file.getvalue()
+
+
+def test_an_epoch_holds_every_row_once_and_the_next_in_another_order() -> None:
+    first, second = (epoch_batches(KEYS, 16, seed=0, epoch=e) for e in (0, 1))
+    for batches in (first, second):
+        assert [len(b) for b in batches] == [16, 16, 16, 2]
+        assert sorted(np.concatenate(batches)) == list(range(50))
+    assert not np.array_equal(np.concatenate(first), np.concatenate(second))
+    again = epoch_batches(KEYS, 16, seed=0, epoch=0)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize(("rows", "sizes"), [(33, [16, 17]), (32, [16, 16]), (1, [1]), (17, [17])])
+def test_a_last_batch_of_one_row_joins_the_one_before(rows: int, sizes: list[int]) -> None:
+    assert [len(b) for b in epoch_batches(KEYS[:rows], 16, seed=0, epoch=0)] == sizes
+
+
+def test_the_order_follows_ids_when_rows_are_permuted() -> None:
+    order = RNG.permutation(50)
+    straight = np.concatenate(epoch_batches(KEYS, 16, seed=0, epoch=3))
+    permuted = np.concatenate(epoch_batches(KEYS[order], 16, seed=0, epoch=3))
+    assert np.array_equal(order[permuted], straight)
+
+
+def test_flips_mirror_about_half_of_the_rows_and_leave_the_others() -> None:
+    made = augmented(PIXELS, KEYS, Augmentation(flip=True), seed=0, epoch=0)
+    mirrored = np.array([np.array_equal(a, b[:, ::-1]) for a, b in zip(made, PIXELS, strict=True)])
+    same = np.array([np.array_equal(a, b) for a, b in zip(made, PIXELS, strict=True)])
+    assert (mirrored ^ same).all()
+    assert 15 <= mirrored.sum() <= 35
+
+
+def test_crops_shift_by_at_most_the_padding_and_by_every_amount() -> None:
+    made = augmented(PIXELS, KEYS, Augmentation(flip=False, crop_padding=1), seed=0, epoch=0)
+    padded = np.pad(PIXELS, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifts = set()
+    for row in range(50):
+        found = [
+            (y, x)
+            for y in range(3)
+            for x in range(3)
+            if np.array_equal(made[row], padded[row, y : y + 8, x : x + 8])
+        ]
+        assert len(found) == 1
+        shifts.add(found[0])
+    assert len(shifts) == 9
+
+
+def test_a_rows_augmentation_hangs_on_its_id_and_epoch_only() -> None:
+    settings = Augmentation(flip=True, crop_padding=2)
+    whole = augmented(PIXELS, KEYS, settings, seed=5, epoch=2)
+    part = augmented(PIXELS[10:13], KEYS[10:13], settings, seed=5, epoch=2)
+    assert np.array_equal(whole[10:13], part)
+    assert not np.array_equal(whole, augmented(PIXELS, KEYS, settings, seed=5, epoch=3))
+
+
+def test_no_augmentation_changes_nothing_and_inputs_stay_as_they_are() -> None:
+    before = PIXELS.copy()
+    assert np.array_equal(
+        augmented(PIXELS, KEYS, Augmentation(flip=False), seed=0, epoch=0), PIXELS
+    )
+    augmented(PIXELS, KEYS, Augmentation(flip=True, crop_padding=1), seed=0, epoch=0)
+    assert np.array_equal(PIXELS, before)
+
+
+def test_small_images_keep_their_size_and_large_ones_are_fitted_once() -> None:
+    small = PixelStore(PixelImages(PIXELS), Preprocess(size=16, mean=HALF, std=HALF))
+    assert np.array_equal(small.batch(np.array([3, 1])), PIXELS[[3, 1]])
+    large = PixelStore(PixelImages(PIXELS), Preprocess(size=4, mean=HALF, std=HALF))
+    batch = large.batch(np.array([3, 1, 3]))
+    assert batch.shape == (3, 4, 4, 3)
+    expected = np.asarray(Image.fromarray(PIXELS[3]).resize((4, 4), Image.Resampling.BILINEAR))
+    assert np.array_equal(batch[0], expected)
+    assert np.array_equal(batch[2], expected)
+
+
+def test_photos_are_resized_by_their_shorter_side_and_cropped_in_the_center() -> None:
+    photo = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    store = PixelStore(
+        EncodedImages.of([png(photo)]), Preprocess(size=16, resize=20, mean=HALF, std=HALF)
+    )
+    resized = np.asarray(Image.fromarray(photo).resize((30, 20), Image.Resampling.BILINEAR))
+    assert np.array_equal(store.batch(np.array([0]))[0], resized[2:18, 7:23])
+
+
+def test_row_slices_cover_all_rows() -> None:
+    assert [s.tolist() for s in row_slices(5, 2)] == [[0, 1], [2, 3], [4]]
+    assert list(row_slices(0, 2)) == []
