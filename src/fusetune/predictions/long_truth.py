@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusetune.errors import PredictionError
+from fusetune.predictions.arrow import arrow_of, numpy_of
 from fusetune.predictions.folds import hashes
 from fusetune.predictions.kinds import Array, Columnar, Ids, as_ids
 from fusetune.predictions.tables import (
@@ -60,8 +61,8 @@ class LongTruth:
     def names(self, rows: slice | Array) -> Ids:
         """`(len(rows),)` names of some rows, as text that NumPy can index."""
         if isinstance(rows, slice):
-            return text_of(self.ids[rows])
-        return text_of(self.ids.take(rows))
+            return numpy_of(self.ids[rows])
+        return numpy_of(self.ids.take(arrow_of(rows)))
 
     def hashes_N(self, seed: int) -> npt.NDArray[np.uint64]:
         """`(N,)` numbers that depend on nothing but the seed and each id."""
@@ -97,7 +98,7 @@ def read_long_truth(path: Path, task: str = "auto") -> LongTruth:
         truths = []
         for piece in _pieces(max(1, len(ids))):
             columns, empty = columns_of(table.slice(piece.start, PIECE))
-            named = Table(columns, text_of(ids[piece]), empty=empty)
+            named = Table(columns, numpy_of(ids[piece]), empty=empty)
             truths.append(truth_of(named, task))
             task = next(name for name, kind in KINDS.items() if kind is truths[0].kind)
         _check_unique(ids)
@@ -128,17 +129,10 @@ def large_text(column: Any) -> Any:  # noqa: ANN401
         pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
     ):
         columns, empty = columns_of(pa.table({ID: column}))
-        column = pa.chunked_array([pa.array(Table(columns, None, empty=empty).texts(ID))])
+        column = arrow_of(Table(columns, None, empty=empty).texts(ID))
     if isinstance(column, pa.ChunkedArray):
         column = column.cast(pa.large_string()).combine_chunks()
     return column.cast(pa.large_string())
-
-
-def text_of(ids: Any) -> Ids:  # noqa: ANN401
-    """Arrow's text as NumPy's."""
-    if not len(ids):
-        return np.empty(0, dtype="U1")
-    return ids.to_numpy(zero_copy_only=False).astype(str)
 
 
 def _pieces(number: int) -> list[slice]:
@@ -149,7 +143,7 @@ def _check_unique(ids: Any) -> None:  # noqa: ANN401
     import pyarrow.compute
 
     if pyarrow.compute.count_distinct(ids).as_py() < len(ids):
-        as_ids(text_of(ids))  # names them
+        as_ids(numpy_of(ids))  # names them
 
 
 def _joined(pieces: list[AnyTargets]) -> AnyTargets:

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from fusetune.errors import InvalidValue, PredictionError, UsageError
+from fusetune.predictions.arrow import arrow_of, numpy_of
 from fusetune.predictions.kinds import Array, Columnar, Probabilities
-from fusetune.predictions.long_truth import LongTruth, large_text, nameless, text_of
+from fusetune.predictions.long_truth import LongTruth, large_text, nameless
 from fusetune.predictions.memory import Budget
 from fusetune.predictions.reading import Form, infer_form, read_prediction
 from fusetune.predictions.stack import misaligned
@@ -341,13 +342,13 @@ def _positions(name: str, made: Columnar, truth: LongTruth) -> Array:
     import pyarrow as pa
     import pyarrow.compute
 
-    own = pa.array(made.ids.tolist(), pa.large_string())
+    own = arrow_of(made.ids).cast(pa.large_string())
     found = pyarrow.compute.index_in(truth.ids, value_set=own)
     if found.null_count or len(own) > len(truth):
-        missing = text_of(truth.ids.filter(found.is_null()))
+        missing = numpy_of(truth.ids.filter(found.is_null()))
         strange = pyarrow.compute.invert(pyarrow.compute.is_in(own, value_set=truth.ids))
-        raise misaligned(name, (len(own), len(truth)), missing, text_of(own.filter(strange)))
-    return found.to_numpy(zero_copy_only=False).astype(np.int64)
+        raise misaligned(name, (len(own), len(truth)), missing, numpy_of(own.filter(strange)))
+    return numpy_of(found).astype(np.int64)
 
 
 def _refuse_features(form: Form) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from fusetune.atomic import replacing
 from fusetune.errors import FusetuneError, PredictionError, name_some
+from fusetune.predictions.arrow import arrow_of, numpy_of
 from fusetune.predictions.kinds import Array, Floats, Ids, as_ids
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def write_table(path: Path, columns: Mapping[str, Array]) -> None:
         raise PredictionError(
             f"'{path.name}' ends in '{path.suffix}'", ".parquet or .csv", "Choose one of these."
         )
-    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    table = pa.table({name: arrow_of(values) for name, values in columns.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         if path.suffix.lower() == ".csv":
@@ -209,7 +210,11 @@ def write_pieces(path: Path, pieces: Iterable[Mapping[str, "Array | pa.Array"]])
     with replacing(path) as temporary:
         writer, held = None, list[pa.Table]()
         for piece in pieces:
-            held.append(pa.table({name: pa.array(values) for name, values in piece.items()}))
+            columns = {
+                name: arrow_of(values) if isinstance(values, np.ndarray) else values
+                for name, values in piece.items()
+            }
+            held.append(pa.table(columns))
             writer = writer or pyarrow.parquet.ParquetWriter(
                 temporary, held[0].schema, compression="zstd"
             )
@@ -321,19 +326,18 @@ def columns_of(table: "pa.Table") -> tuple[dict[str, Array], dict[str, tuple[int
         kind = column.type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
             if column.null_count:
-                first = int(column.is_null().to_numpy().argmax())
+                first = int(numpy_of(column.is_null()).argmax())
                 empty[name] = (first, column.null_count)
                 column = column.fill_null("")
-            values = column.to_numpy()
-            columns[name] = values.astype(str) if len(values) else np.empty(0, dtype="U1")
+            columns[name] = numpy_of(column)
         elif pa.types.is_null(kind):
             empty[name] = (0, len(column))
             columns[name] = np.full(len(column), np.nan)
         elif pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_floating(kind):
             if column.null_count and name in (ID, TARGET, ROLE):
-                first = int(column.is_null().to_numpy().argmax())
+                first = int(numpy_of(column.is_null()).argmax())
                 empty[name] = (first, column.null_count)
-            columns[name] = column.to_numpy()
+            columns[name] = numpy_of(column)
         else:
             raise PredictionError(
                 f"the column '{name}' holds {kind}",
