@@ -47,10 +47,12 @@ def numpy_of(column: "pa.ChunkedArray | pa.Array") -> Array:
     return np.where(filled_N, values_N, values_N.dtype.type(np.nan))
 
 
-def arrow_of(values_N: Array) -> "pa.Array":
-    """An Arrow array of `(N,)` numbers (not copied), booleans or text."""
+def arrow_of(values_N: "Array | pa.Array") -> "pa.Array":
+    """An Arrow array of `(N,)` numbers (not copied), booleans or text; itself if it is one."""
     import pyarrow as pa
 
+    if isinstance(values_N, pa.Array):
+        return values_N
     values_N = np.ascontiguousarray(values_N)
     number = len(values_N)
     if values_N.dtype.kind == "U":

@@ -210,11 +210,7 @@ def write_pieces(path: Path, pieces: Iterable[Mapping[str, "Array | pa.Array"]])
     with replacing(path) as temporary:
         writer, held = None, list[pa.Table]()
         for piece in pieces:
-            columns = {
-                name: arrow_of(values) if isinstance(values, np.ndarray) else values
-                for name, values in piece.items()
-            }
-            held.append(pa.table(columns))
+            held.append(pa.table({name: arrow_of(values) for name, values in piece.items()}))
             writer = writer or pyarrow.parquet.ParquetWriter(
                 temporary, held[0].schema, compression="zstd"
             )
