@@ -71,7 +71,7 @@ def test_many_rows_are_averaged_in_blocks_as_numpy_does_at_once(dtype):
     fused = WeightedAverage(members=stack.members, weights_M=np.array([1.0, 2.0, 5.0]))(stack)
     whole_NC = np.average(np.stack(arrays(stack)).astype(float), axis=0, weights=[1, 2, 5])
     np.testing.assert_allclose(
-        fused.probs_NC, whole_NC, rtol=1e-7 if dtype == np.float32 else 1e-14
+        fused.probs_NC, whole_NC, rtol=3e-7 if dtype == np.float32 else 1e-14
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fusetune.fuse.method import Fusion
+from fusetune.fuse.sums import weighted_sum
 from fusetune.predictions.kinds import Array, Columnar, Floats, Probabilities
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import GroundTruth, Targets
@@ -118,7 +119,9 @@ class Blend(Fusion[Any]):
 def linear_pool(parts: Sequence[T], weights_M: Floats, classes: Sequence[str]) -> T:
     """Weighted average of predictions of the same rows; see `WeightedAverage`.
 
-    Summed in double precision and rounded once to the widest precision among the parts.
+    In the widest precision among the parts. Parts with the same columns are added as `weighted_sum`
+    does it, at the speed of reading them and within some 1e-7 for single precision; others in double
+    precision, rounded once.
 
     Args:
         parts: M predictions with identical ids.
@@ -134,6 +137,17 @@ def linear_pool(parts: Sequence[T], weights_M: Floats, classes: Sequence[str]) -
     classes = known_classes(parts, classes)
     if len(parts) == 1:
         return over_classes(parts[0], classes)
+    arrays = [part.array_NC for part in parts]
+    widest = max(parts, key=lambda part: len(part.columns))
+    if all(part.columns == classes for part in parts):
+        pooled_NC = weighted_sum(arrays, weights_M / weights_M.sum(), np.result_type(*arrays))
+    else:
+        pooled_NC = _pooled_where_known(parts, weights_M, classes)
+    return widest.with_array(classes, pooled_NC)
+
+
+def _pooled_where_known(parts: Sequence[T], weights_M: Floats, classes: tuple[str, ...]) -> Floats:
+    """`(N, C)` averages over the members that have each column."""
     arrays = [part.array_NC for part in parts]
     columns = [_columns(part, classes) for part in parts]
     mass_C = np.zeros(len(classes))
@@ -151,8 +165,7 @@ def linear_pool(parts: Sequence[T], weights_M: Floats, classes: Sequence[str]) -
         if partial and isinstance(parts[0], Probabilities):
             sums_NC /= sums_NC.sum(axis=1, keepdims=True)
         pooled_NC[rows] = sums_NC
-    widest = max(parts, key=lambda part: len(part.columns))
-    return widest.with_array(classes, pooled_NC)
+    return pooled_NC
 
 
 def known_classes(parts: Sequence[Columnar], classes: Sequence[str]) -> tuple[str, ...]:
