@@ -83,5 +83,6 @@ def weighted_means(statistics_NS: Floats, weights_RN: Floats) -> Floats:
     NaN where the weights are all 0.
     """
     with np.errstate(invalid="ignore"):  # no rows: no value, NaN
-        means_R: Floats = weights_RN @ statistics_NS[:, 0] / weights_RN.sum(axis=1)
+        sums_R = weights_RN @ np.ones(weights_RN.shape[1])  # twice as fast as `sum`
+        means_R: Floats = weights_RN @ statistics_NS[:, 0] / sums_R
     return means_R

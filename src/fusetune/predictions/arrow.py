@@ -79,6 +79,7 @@ def _text(texts: list[str]) -> "pa.Array":
 
     encoded = [text.encode() for text in texts]
     ends_N = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-    content = pa.py_buffer(b"".join(encoded))
-    long = pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(ends_N), content)
-    return long if ends_N[-1] >= 2**31 else long.cast(pa.string())
+    short = bool(ends_N[-1] < 2**31)
+    ends = pa.py_buffer(ends_N.astype(np.int32) if short else ends_N)
+    held = pa.StringArray if short else pa.LargeStringArray
+    return held.from_buffers(len(texts), ends, pa.py_buffer(b"".join(encoded)))

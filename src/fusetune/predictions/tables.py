@@ -180,8 +180,6 @@ def write_table(path: Path, columns: Mapping[str, Array]) -> None:
         OSError: The disk is full, or a limit on the file's size was reached.
     """
     import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet
 
     path = Path(path)
     if path.suffix.lower() not in TABLES:
@@ -192,8 +190,12 @@ def write_table(path: Path, columns: Mapping[str, Array]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         if path.suffix.lower() == ".csv":
+            import pyarrow.csv
+
             pyarrow.csv.write_csv(table, temporary)
         else:
+            import pyarrow.parquet
+
             pyarrow.parquet.write_table(table, temporary, compression="zstd")
 
 
