@@ -17,6 +17,9 @@ demo: .venv/installed
 	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
+# Tests run in two processes: a second thread in each would only wait for a core.
+check test: export OMP_NUM_THREADS = 1
+
 check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
