@@ -167,12 +167,15 @@ def test_a_million_hits_give_the_width_that_theory_says() -> None:
 
 
 def test_counts_of_a_wide_block_stay_below_the_bound() -> None:
-    a, b = np.random.default_rng(0).normal(size=(2, 50_000, 1))
-    tracemalloc.start()
-    bootstrap_gain(Score(), a, b, resamples=100, seed=0)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < compare.MEMORY_BYTES + 12 * a.nbytes
+    a, b = np.random.default_rng(0).normal(size=(2, 100_000, 1))
+    for resamples, kept in ((300, 300 * len(a)), (400, 0)):  # 40 MB are too much to be kept
+        assert (resamples * len(a) <= compare.KEPT_BYTES) == bool(kept)
+        compare._kept_counts.cache_clear()
+        tracemalloc.start()
+        bootstrap_gain(Score(), a, b, resamples=resamples, seed=0)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < compare.MEMORY_BYTES + 12 * a.nbytes + kept
 
 
 @pytest.mark.parametrize("wins", [1, 2, 3, 4])

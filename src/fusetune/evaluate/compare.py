@@ -9,6 +9,7 @@ Shapes: N rows, S statistics of a row, R resamples, U distinct rows of statistic
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -27,6 +28,7 @@ __all__ = [
 
 RESAMPLES = 2000  # Efron & Tibshirani (1993), section 13.3, ask for 1,000 at least for percentiles
 MEMORY_BYTES = 16 * 2**20  # of one block of resampling counts
+KEPT_BYTES = 32 * 2**20  # of counts that are kept from one use to the next
 FEW_ROWS = 200  # below it the interval is also held against an exact one; see `bootstrap_gain`
 
 
@@ -358,18 +360,34 @@ def _weightings(repeats_U: Array, resamples: int, seed: int) -> Iterator[Floats]
 
     Each block overwrites the one before.
     """
-    random = np.random.default_rng(seed)
     num_rows, num_distinct = int(repeats_U.sum()), len(repeats_U)
     block = max(1, MEMORY_BYTES // (8 * num_distinct))
     buffer_RU = np.empty((min(block, resamples), num_distinct))
+    random = np.random.default_rng(seed)
+    plain = num_distinct == num_rows
+    draw = _kept_counts if num_rows * resamples <= KEPT_BYTES else _counts
+    drawn = iter(draw(num_rows, resamples, seed) if plain else ())
     for start in range(0, resamples, block):
         weights_RU = buffer_RU[: resamples - start]
-        if num_distinct < num_rows:
+        if plain:
+            for row_U, counts_N in zip(weights_RU, drawn, strict=False):
+                row_U[:] = counts_N  # a resample at a time: its counts stay in the cache
+        else:
             weights_RU[:] = random.multinomial(num_rows, repeats_U / num_rows, len(weights_RU))
-            yield weights_RU
-            continue
-        for row_U in weights_RU:  # a resample at a time: its counts stay in the cache
-            row_U[:] = np.bincount(
-                random.integers(num_distinct, size=num_rows), minlength=num_distinct
-            )
         yield weights_RU
+
+
+def _counts(num_rows: int, resamples: int, seed: int) -> Iterator[Array]:
+    """`(N,)` counts of each row in R draws of N rows with replacement."""
+    random = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield np.bincount(random.integers(num_rows, size=num_rows), minlength=num_rows)
+
+
+@lru_cache(maxsize=1)
+def _kept_counts(num_rows: int, resamples: int, seed: int) -> Array:
+    """`(R, N)` counts, kept: the scores, the gain and each choice are resampled by the same draws."""
+    kept_RN = np.empty((resamples, num_rows), dtype=np.uint8)  # no row is drawn 256 times
+    for row_N, counts_N in zip(kept_RN, _counts(num_rows, resamples, seed), strict=True):
+        row_N[:] = counts_N
+    return kept_RN

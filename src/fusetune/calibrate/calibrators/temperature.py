@@ -174,9 +174,9 @@ def _inverse_temperature(rows: FitRows, smoothing: float, penalty: float) -> flo
             break
         low, high = (low, inverse) if first > 0 else (inverse, high)
         tried = inverse - first / second if second > 0 else low - 1
+        if abs(tried - inverse) <= 1e-13 * inverse:  # asked first: it may be a bound by now
+            break
         if not low < tried < high:
             tried = (low + high) / 2
-        if abs(tried - inverse) <= 1e-13 * inverse:
-            break
         inverse = tried
     return inverse
