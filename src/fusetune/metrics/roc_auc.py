@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Area under the ROC curve: how well a class's rows are ranked above the others.
 
-Shapes: N rows, C classes, G groups of rows with equal scores, R resamples, S statistics of a row.
+Shapes: N rows, C classes, P rows of a class, Q other rows, R resamples, S statistics of a row.
 """
 
 from dataclasses import dataclass
@@ -67,8 +67,9 @@ class RocAuc(Metric[Probabilities]):
         """`(R,)` means of the areas over the classes that can be ranked in the resample."""
         scores_NC, labels_N = statistics_NS[:, 1:], statistics_NS[:, 0]
         first = 1 if scores_NC.shape[1] == 1 else 0  # of two classes only the second is there
+        weights_NR = np.ascontiguousarray(weights_RN.T)  # rows of the data set are moved about
         areas_CR = [
-            _areas(scores_N, labels_N == first + column, weights_RN)
+            _areas(scores_N, labels_N == first + column, weights_NR)
             for column, scores_N in enumerate(scores_NC.T)
         ]
         ranked_R = np.sum(~np.isnan(areas_CR), axis=0)
@@ -77,18 +78,20 @@ class RocAuc(Metric[Probabilities]):
         return means_R
 
 
-def _areas(scores_N: Floats, positive_N: Array, weights_RN: Floats) -> Floats:
+def _areas(scores_N: Floats, positive_N: Array, weights_NR: Floats) -> Floats:
     """`(R,)` areas of one class, NaN where it or the rest has no weight; sorts once for all."""
-    if not len(scores_N):
-        return np.full(len(weights_RN), np.nan)
-    order = np.argsort(scores_N, kind="stable")
-    sorted_N = scores_N[order]
-    firsts = np.flatnonzero(np.concatenate([[True], sorted_N[1:] > sorted_N[:-1]]))
-    sorted_RN = weights_RN[:, order]
-    positive_RG = np.add.reduceat(sorted_RN * positive_N[order], firsts, axis=1)
-    negative_RG = np.add.reduceat(sorted_RN * ~positive_N[order], firsts, axis=1)
-    below_RG = np.cumsum(negative_RG, axis=1) - negative_RG / 2  # an equal score is half below
-    pairs_R = positive_RG.sum(axis=1) * negative_RG.sum(axis=1)
+    own_P, others_Q = np.flatnonzero(positive_N), np.flatnonzero(~positive_N)
+    others_Q = others_Q[np.argsort(scores_N[others_Q], kind="stable")]
+    # Weight of the first 0, 1, ... Q others; an equal score is half below.
+    first_QR = np.zeros((len(others_Q) + 1, weights_NR.shape[1]))
+    np.cumsum(weights_NR[others_Q], axis=0, out=first_QR[1:])
+    ranked_Q, scores_P = scores_N[others_Q], scores_N[own_P]
+    lower_P, upper_P = (np.searchsorted(ranked_Q, scores_P, side) for side in ("left", "right"))
+    below_PR = first_QR[lower_P]
+    if (lower_P < upper_P).any():
+        below_PR = (below_PR + first_QR[upper_P]) / 2
+    weights_PR = weights_NR[own_P]
+    pairs_R = weights_PR.sum(axis=0) * first_QR[-1]
     with np.errstate(invalid="ignore"):
-        areas_R: Floats = np.einsum("rg,rg->r", positive_RG, below_RG) / pairs_R
+        areas_R: Floats = np.einsum("pr,pr->r", weights_PR, below_PR) / pairs_R
     return areas_R
