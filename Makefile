@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
+# Where it is set, each of hundreds of processes compiles all that it imports: 2 s instead of 1.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo check test format clean
 .DELETE_ON_ERROR:
