@@ -188,7 +188,7 @@ def saved_source(source: Any, preprocess: Mapping[str, Any]) -> dict[str, Any]: 
     """A source's settings for `SavedMember`: its weights file is not needed again."""
     settings = {"source": source.name, **plain(source), "preprocess": dict(preprocess)}
     if settings["weights"] != "default":
-        settings["weights"] = "none"
+        settings |= {"weights": "none", "head": "auto"}  # `keep` would ask for the weights' own
     return settings
 
 

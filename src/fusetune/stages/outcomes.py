@@ -81,7 +81,7 @@ def ensemble_of(context: Context, finished: Sequence[Outcome], fusion: Fusion[An
     for outcome in finished:
         assert outcome.finetuned is not None
         preprocess = outcome.content("member.json")["preprocess"]
-        source = saved_source(outcome.entry.source, preprocess)
+        source = saved_source(outcome.entry.source.portable(), preprocess)
         members[outcome.entry.name] = SavedMember(
             source, outcome.finetuned.path("weights.safetensors")
         )
