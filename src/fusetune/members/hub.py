@@ -84,45 +84,51 @@ def fetch(repository: str, member: str, *, weights: bool = True) -> Path:
         WeightsError: It is neither cached nor to be had; the message says how to go without.
         MissingExtra: huggingface_hub is not installed.
     """
-    try:
-        import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    except ImportError as error:
-        raise missing_extra(str(error.name), "vision") from None
-
-    def snapshot(*, local: bool, patterns: list[str]) -> Path:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repository,
-                allow_patterns=patterns,
-                local_files_only=local,
-                etag_timeout=TIMEOUT_S,
-            )
-        )
-
     configs = [CONFIG, PREPROCESSOR]
-    try:
-        folder = snapshot(local=True, patterns=configs)
+    steps = [(True, configs), (False, configs)]  # the cache first
+    if weights:
+        kinds = ([INDEX, "model*.safetensors"], [WEIGHTS[1]])
+        steps = [(True, configs), *((False, [*configs, *patterns]) for patterns in kinds)]
+    reason = "it holds no model"
+    for cached, patterns in steps:
+        try:
+            folder = _snapshot(repository, patterns, cached=cached)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0].rstrip(".")
+            continue
         if (folder / CONFIG).is_file() and (not weights or _has_weights(folder)):
             return folder
-    except (OSError, ValueError):
-        pass  # not in the cache, or no name of a repository: the next call says which
+    raise WeightsError(
+        f"the weights of '{member}' could not be fetched ({reason})",
+        f"network access to the repository '{repository}' of the hub, or its files",
+        f"Fetch it elsewhere with `hf download {repository} --local-dir DIR`, and name that folder "
+        "in the recipe: weights: DIR; or write weights: none.",
+    )
+
+
+def _snapshot(repository: str, patterns: list[str], *, cached: bool) -> Path:
+    """A repository's folder in the hub's cache, with the files that the patterns name.
+
+    Raises:
+        OSError: It is not cached, or not to be had.
+        ValueError: This is no name of a repository.
+    """
     try:
-        if not weights:
-            return snapshot(local=False, patterns=configs)
-        folder = snapshot(local=False, patterns=[*configs, INDEX, "model*.safetensors"])
-        if not _has_weights(folder):
-            folder = snapshot(local=False, patterns=[*configs, WEIGHTS[1]])
-        return folder
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise WeightsError(
-            f"the weights of '{member}' could not be fetched ({reason})",
-            f"network access to the repository '{repository}' of the hub, or its files",
-            "Fetch it elsewhere with `hf download "
-            f"{repository} --local-dir DIR`, and name that folder in the recipe: weights: DIR; "
-            "or write weights: none.",
-        ) from None
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise missing_extra(str(error.name), "vision") from None
+    try:
+        folder = snapshot_download(
+            repository,
+            allow_patterns=patterns,
+            local_files_only=cached,
+            etag_timeout=TIMEOUT_S,
+        )
+    except OSError:
+        raise
+    except Exception as error:  # those of its HTTP library, which it does not wrap
+        raise OSError(str(error) or type(error).__name__) from error
+    return Path(folder)
 
 
 def _has_weights(folder: Path) -> bool:
