@@ -45,13 +45,14 @@ class Ensemble:
 
     Args:
         classes: The task's class names.
-        objective: Name of the objective that turns outputs into predictions; None with files.
+        objective: Settings of the objective that turns outputs into predictions, `objective` naming
+            the plug-in; None with files.
         members: Name → saved member.
         fusion: Fitted; only the members that it names run.
     """
 
     classes: tuple[str, ...]
-    objective: str | None
+    objective: Mapping[str, Any] | None
     members: Mapping[str, SavedMember]
     fusion: Fusion[Any]
     _loaded: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -94,7 +95,10 @@ class Ensemble:
 
         rows = images_from(inputs)
         assert self.objective is not None
-        objective = find(Objective, self.objective)()
+        settings = dict(self.objective)
+        objective: Objective[Any] = build(
+            find(Objective, settings.pop("objective")), settings, "the objective", Path.cwd()
+        )
         predictions = {
             name: objective.to_prediction(
                 rows.ids, self.classes, member_outputs(self._member(name), rows.images)
@@ -188,7 +192,7 @@ def saved_source(source: Any, preprocess: Mapping[str, Any]) -> dict[str, Any]: 
     """A source's settings for `SavedMember`: its weights file is not needed again."""
     settings = {"source": source.name, **plain(source), "preprocess": dict(preprocess)}
     if settings["weights"] != "default":
-        settings["weights"] = "none"
+        settings |= {"weights": "none", "head": "auto"}  # `keep` would ask for the weights' own
     return settings
 
 

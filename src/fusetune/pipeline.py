@@ -109,7 +109,8 @@ def run(
         resolved = load_recipe(recipe, seed=seed)
         listen({"phase": "data"})
         data = resolved.data
-        prepared = prepare(data.datasets, data.roles, data.limit, resolved.seed)
+        kind = resolved.task.kind
+        prepared = prepare(data.datasets, data.roles, data.limit, resolved.seed, kind)
         context = Context(resolved, prepared, experiment, runner, listen)
         check_members(context)
         with experiment:

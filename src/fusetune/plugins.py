@@ -20,7 +20,11 @@ __all__ = ["discover", "find", "missing_extra", "plugin_name", "plugin_names"]
 
 T = TypeVar("T")
 
-_EXTRAS = {"torch": "torch", "accelerate": "torch", "safetensors": "torch", "torchvision": "vision"}
+_EXTRAS = {
+    **dict.fromkeys(("torch", "accelerate", "safetensors"), "torch"),
+    **dict.fromkeys(("torchvision", "timm"), "vision"),
+    "transformers": "text",
+}
 
 
 def plugin_names(interface: type) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from fusetune.data.dataset import Dataset
 from fusetune.data.roles import Roles
 from fusetune.errors import RecipeError, unknown_name
 from fusetune.evaluate.verdict import VerdictRule
+from fusetune.finetune.objective import Objective
 from fusetune.finetune.settings import FineTune
 from fusetune.fuse.method import FusionMethod
 from fusetune.members.source import Source
@@ -143,16 +144,22 @@ def load_recipe(source: Path | str | Mapping[str, Any], *, seed: int | None = No
     if task.objective is None:
         raise RecipeError(
             f"task is '{task.name}', which fine-tunes nothing",
-            "a task whose members are fine-tuned: image_classification",
+            "a task whose members are fine-tuned: image_classification, image_regression or "
+            "image_multilabel",
             "Fuse prediction files of this task with `fusetune fuse`.",
         )
     metric = _plugin(Metric, "metric", content.get("metric", task.default_metric), "metric", folder)
     check_kind(metric, task.kind)
     default = _finetune(content.get("finetune", {}), "finetune", FineTune(), folder)
+    members = _members(content["members"], default, folder)
+    objective = find(Objective, task.objective)()
+    for entry in members:
+        if entry.finetune is not None:
+            objective.check(entry.finetune)
     return Recipe(
         task=task,
         data=_data(content["data"], folder),
-        members=_members(content["members"], default, folder),
+        members=members,
         fuse=_fuse(content.get("fuse", {}), task, folder),
         metric=metric,
         seed=checked(int, content.get("seed", 0) if seed is None else seed, "seed"),

@@ -122,14 +122,15 @@ def test_the_fingerprint_tells_contents_apart_and_ignores_paths(class_folder, tm
     ids[0] = "other"
     swapped = prepared.roles_N.copy()
     swapped[[prepared.rows("test")[0], prepared.rows("train")[0]]] = ["train", "test"]
-    relabeled = prepared.labels_N.copy()
+    truth = prepared.truth
+    relabeled = truth.labels_N.copy()
     relabeled[0] = 1 - min(relabeled[0], 1)
     others = [
         replace(prepared, images=PixelImages(pixels)),
-        replace(prepared, ids=ids),
+        replace(prepared, truth=replace(truth, ids=ids)),
         replace(prepared, roles_N=swapped),
-        replace(prepared, labels_N=relabeled),
-        replace(prepared, classes=("cat", "dog", "fox")),
+        replace(prepared, truth=replace(truth, labels_N=relabeled)),
+        replace(prepared, truth=replace(truth, classes=("cat", "dog", "fox"))),
     ]
     assert len({p.fingerprint() for p in [prepared, *others]}) == 6
 
@@ -307,6 +308,7 @@ def test_real_cifar_files(data_folder):
 def test_prepared_json_is_readable(tmp_path):
     ready(rows()).save(tmp_path)
     assert json.loads((tmp_path / "prepared.json").read_text()) == {
+        "truth": "Targets",
         "classes": ["a", "b"],
         "notes": [],
     }

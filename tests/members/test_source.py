@@ -39,6 +39,8 @@ def test_an_unknown_source_is_refused_with_the_nearest():
         ("mini.Mini(model='vgg')", "safetensors", "torch"),
         ("module.Module(model='a.b', weights='none', preprocess=P(size=8))", "torch", "torch"),
         ("torchvision.Torchvision(model='resnet18')", "torchvision", "vision"),
+        ("timm.Timm(model='resnet18')", "timm", "vision"),
+        ("transformers.Transformers(model='a/b')", "transformers", "text"),
     ],
 )
 def test_a_missing_package_is_named_by_check(source, absent, extra):
@@ -46,7 +48,7 @@ def test_a_missing_package_is_named_by_check(source, absent, extra):
         f"import sys; sys.modules[{absent!r}] = None\n"  # as Python itself marks an absent module
         "from fusetune.errors import MissingExtra\n"
         "from fusetune.members.member import PreprocessOverride as P\n"
-        "from fusetune.members.sources import mini, module, torchvision\n"
+        "from fusetune.members.sources import (\n    mini, module, timm, torchvision, transformers)\n"
         f"try: {source}.check()\n"
         "except MissingExtra as error: print(error)"
     )

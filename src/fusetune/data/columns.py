@@ -29,15 +29,20 @@ class Columns:
 
     Args:
         image: Bytes of image files, structs of `bytes` and `path`, or paths.
-        label: Class names or whole numbers; None: there are none.
+        label: Class names or whole numbers, or several columns of numbers; None: there are none.
         id: Row names; where the table has no such column, row positions.
         role: Names of roles; None: there are none.
     """
 
     image: str = "image"
-    label: str | None = "label"
+    label: str | tuple[str, ...] | None = "label"
     id: str = "id"
     role: str | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label columns; none, one, or several."""
+        return (self.label,) if isinstance(self.label, str) else self.label or ()
 
     def present(self, names: list[str], where: str) -> list[str]:
         """The columns to read, of those that a table has.
@@ -45,7 +50,8 @@ class Columns:
         Raises:
             UnknownName: A column that is needed is not there.
         """
-        needed = [name for name in (self.image, self.label, self.role) if name is not None]
+        role = () if self.role is None else (self.role,)
+        needed = [self.image, *self.labels, *role]
         for name in needed:
             if name not in names:
                 raise unknown_name("column", name, names, where=where)
@@ -77,6 +83,7 @@ def rows_of_table(
     labels = None
     classes: tuple[str, ...] = ()
     if columns.label is not None:
+        assert isinstance(columns.label, str)
         values = table[columns.label].to_pylist()
         labels, classes = named_labels(values, ids, names, given=given)
     roles = None

@@ -12,6 +12,7 @@ from fusetune.data.inputs import Images
 from fusetune.errors import DataError, counted, name_some
 from fusetune.plugins import plugin_name
 from fusetune.predictions.kinds import Array, Ids
+from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers
 
 __all__ = ["Dataset", "Rows", "check_ids", "check_path"]
 
@@ -28,6 +29,7 @@ class Rows:
         roles: `(N,)` role names from a role column, "" where it says nothing; None: no column.
         classes: Class names in the source's own order; empty: the names that occur, sorted, as
             numbers where all are whole numbers.
+        truth: Numbers or label sets of the same rows, in the labels' place.
     """
 
     ids: Ids
@@ -35,12 +37,14 @@ class Rows:
     labels: npt.NDArray[np.str_] | None = None
     roles: npt.NDArray[np.str_] | None = None
     classes: tuple[str, ...] = ()
+    truth: Numbers | LabelSets | None = None
 
     def take(self, rows: Array) -> "Rows":
         """Some rows, by position or by mask, in the order given."""
         labels = None if self.labels is None else self.labels[rows]
         roles = None if self.roles is None else self.roles[rows]
-        return Rows(self.ids[rows], self.images.take(rows), labels, roles, self.classes)
+        truth = None if self.truth is None else self.truth.take(rows)
+        return Rows(self.ids[rows], self.images.take(rows), labels, roles, self.classes, truth)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,6 +66,19 @@ class Dataset(abc.ABC):
             DataError: A path that is not there, a missing label, a repeated id, a wrong shape or
                 column; the offender is named.
         """
+
+    def read_as(self, truth: type[GroundTruth]) -> Rows:
+        """All rows with `Numbers` or `LabelSets` as their `truth`; few sources have such.
+
+        Raises:
+            DataError: As `read`, or the source knows nothing but one class per image.
+        """
+        words = {Numbers: "numbers", LabelSets: "sets of labels"}
+        raise DataError(
+            f"the source {self.name} gives one class per image",
+            f"one that gives {words.get(truth, truth.__name__)}, as the task wants",
+            "Use the source table, with label naming the columns.",
+        )
 
 
 def check_path(path: Path, where: str = "data.path") -> Path:

@@ -19,6 +19,7 @@ from fusetune.data.guess import Guess, guess_sources
 from fusetune.data.inputs import Encoded, Images
 from fusetune.data.prepare import Prepared, divide
 from fusetune.data.roles import DEFAULT_SHARES, ROLES, Roles
+from fusetune.predictions.targets import Targets
 
 __all__ = ["suggest_recipe"]
 
@@ -43,8 +44,9 @@ class Facts:
 
     @property
     def counts_C(self) -> list[int]:
-        num_classes = len(self.divided.classes)
-        return np.bincount(self.divided.labels_N, minlength=num_classes).tolist()
+        truth = self.divided.truth
+        assert isinstance(truth, Targets)  # what `guess_sources` finds are classes
+        return np.bincount(truth.labels_N, minlength=len(truth.classes)).tolist()
 
     @property
     def imbalanced(self) -> bool:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +21,12 @@ from fusetune.data.inputs import Images, concat_images, load_images
 from fusetune.data.readable import readable_images
 from fusetune.data.roles import ROLES, Integers, Roles, Strings, assign_roles
 from fusetune.errors import DataError, counted, name_some, unknown_name
-from fusetune.predictions.kinds import Ids
-from fusetune.predictions.targets import Targets
+from fusetune.predictions.kinds import Array, Ids, Kind, Marginals, Probabilities, Values
+from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Targets
 
 __all__ = ["Prepared", "divide", "load_prepared", "prepare"]
+
+TRUTHS = (Targets, LabelSets, Numbers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,71 +34,93 @@ class Prepared:
     """Checked rows, each with one role.
 
     Args:
-        ids: `(N,)` unique row names.
         images: N readable images.
-        labels_N: `(N,)` codes of the classes.
-        classes: C class names; each occurs in train.
+        truth: Classes, sets of labels or numbers of all rows, and their names; each class occurs
+            in train.
         roles_N: `(N,)` one of train, validation, holdout, test.
         notes: What the user should know: ids that were prefixed, copies that were dropped.
     """
 
-    ids: Ids
     images: Images
-    labels_N: Integers
-    classes: tuple[str, ...]
+    truth: GroundTruth
     roles_N: Strings
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.truth)
+
+    @property
+    def ids(self) -> Ids:
+        """`(N,)` unique row names."""
+        return self.truth.ids
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """C names of the classes, or of the numbers."""
+        return _arrays(self.truth)[0]
 
     def rows(self, role: str) -> Integers:
         """Positions of a role's rows, in the order of the rows."""
         assert role in ROLES, role
         return np.flatnonzero(self.roles_N == role)
 
-    def targets(self, role: str) -> Targets:
-        """True classes of a role's rows."""
-        rows = self.rows(role)
-        return Targets(self.ids[rows], self.classes, self.labels_N[rows])
+    def targets(self, role: str) -> Any:  # noqa: ANN401 - the task knows which
+        """The truth of a role's rows: `Targets`, `LabelSets` or `Numbers`, as the task has it."""
+        return self.truth.take(self.rows(role))
 
     def fingerprint(self) -> str:
-        """SHA-256 of ids, labels, classes, roles and images, as 64 hexadecimal digits.
+        """SHA-256 of ids, truth, classes, roles and images, as 64 hexadecimal digits.
 
         The same content at another path has the same fingerprint; one other pixel has another.
         """
         digest = hashlib.sha256()
-        names = [self.ids.tolist(), self.roles_N.tolist(), list(self.classes)]
+        classes, array = _arrays(self.truth)
+        names = [self.ids.tolist(), self.roles_N.tolist(), list(classes)]
         digest.update(json.dumps(names).encode())
-        digest.update(self.labels_N.astype("<i8").tobytes())
+        digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
         digest.update(b"".join(self.images.digests()))
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
         """Write into an existing, empty folder; equal content gives equal bytes."""
+        classes, array = _arrays(self.truth)
         self.images.save(folder)
         np.save(folder / "ids.npy", self.ids)
-        np.save(folder / "labels.npy", self.labels_N)
+        np.save(folder / "truth.npy", array)
         np.save(folder / "roles.npy", self.roles_N)
-        text = {"classes": self.classes, "notes": self.notes}
+        text = {"truth": type(self.truth).__name__, "classes": classes, "notes": self.notes}
         (folder / "prepared.json").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
 
 
 def load_prepared(folder: Path) -> Prepared:
     """Rows as `Prepared.save` wrote them, the images memory-mapped."""
     text = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
+    kind = {cls.__name__: cls for cls in TRUTHS}[text["truth"]]
+    ids, array = np.load(folder / "ids.npy"), np.load(folder / "truth.npy")
     return Prepared(
-        ids=np.load(folder / "ids.npy"),
         images=load_images(folder),
-        labels_N=np.load(folder / "labels.npy"),
-        classes=tuple(text["classes"]),
+        truth=kind(ids, tuple(text["classes"]), array),
         roles_N=np.load(folder / "roles.npy"),
         notes=tuple(text["notes"]),
     )
 
 
+def _arrays(truth: GroundTruth) -> tuple[tuple[str, ...], Array]:
+    """Column names, and the array of what is true in each row."""
+    if isinstance(truth, Targets):
+        return truth.classes, truth.labels_N
+    if isinstance(truth, LabelSets):
+        return truth.classes, truth.present_NC
+    assert isinstance(truth, Numbers)
+    return truth.names, truth.values_ND
+
+
 def prepare(
-    datasets: Mapping[str, Dataset], roles: Roles, limit: int | None = None, seed: int = 0
+    datasets: Mapping[str, Dataset],
+    roles: Roles,
+    limit: int | None = None,
+    seed: int = 0,
+    kind: type[Kind] = Probabilities,
 ) -> Prepared:
     """Read, check and divide the rows.
 
@@ -106,6 +131,8 @@ def prepare(
         roles: Sizes of the roles, and what happens to duplicates.
         limit: Most rows that may be train, validation or holdout, of those that are divided.
         seed: Of the division.
+        kind: What members will predict, which says what is to be read: classes, sets of labels
+            (`Marginals`) or numbers (`Values`).
 
     Returns:
         The used rows in the order of the sources. Images that decode to one size, and to at most
@@ -116,7 +143,13 @@ def prepare(
             same bytes in two roles, an empty role, or a class without train rows; it is named.
         InvalidValue: Roles or a limit that no rows can satisfy.
     """
-    divided = divide({split: data.read() for split, data in datasets.items()}, roles, limit, seed)
+    others: dict[type[Kind], type[GroundTruth]] = {Marginals: LabelSets, Values: Numbers}
+    truth = others.get(kind)
+    parts = {
+        split: data.read() if truth is None else data.read_as(truth)
+        for split, data in datasets.items()
+    }
+    divided = divide(parts, roles, limit, seed)
     images = readable_images(divided.ids, divided.images)
     return replace(divided, images=images)
 
@@ -130,18 +163,18 @@ def divide(
         FusetuneError: As `prepare`, except for unreadable images.
     """
     rows, given_N, notes = _combine(parts)
-    labels_N, classes = _coded(rows)
+    truth: GroundTruth = _coded(rows) if rows.truth is None else rows.truth
     if roles.duplicates == "keep_first":
         kept = _first_copies(rows, given_N)
         if len(kept) < len(rows):
             notes += (f"{counted(len(rows) - len(kept), 'copy')} of other rows' images left out",)
-        rows, given_N, labels_N = rows.take(kept), given_N[kept], labels_N[kept]
-    roles_N = assign_roles(rows.ids, labels_N, roles, seed=seed, given_N=given_N, limit=limit)
+        rows, given_N, truth = rows.take(kept), given_N[kept], truth.take(kept)
+    roles_N = assign_roles(rows.ids, truth.strata_N, roles, seed=seed, given_N=given_N, limit=limit)
     used = np.flatnonzero(roles_N != "")
-    rows, labels_N, roles_N = rows.take(used), labels_N[used], roles_N[used]
-    _check_roles(labels_N, roles_N, classes)
-    _check_copies(rows, labels_N, roles_N)
-    return Prepared(rows.ids, rows.images, labels_N, classes, roles_N, notes)
+    rows, truth, roles_N = rows.take(used), truth.take(used), roles_N[used]
+    _check_roles(truth, roles_N)
+    _check_copies(rows, truth, roles_N)
+    return Prepared(rows.images, truth, roles_N, notes)
 
 
 def _combine(parts: Mapping[str, Rows]) -> tuple[Rows, Strings, tuple[str, ...]]:
@@ -164,25 +197,45 @@ def _combine(parts: Mapping[str, Rows]) -> tuple[Rows, Strings, tuple[str, ...]]
         notes = ("the splits share ids, so every id has its split's name in front",)
     labels = [rows.labels for rows in parts.values() if rows.labels is not None]
     declared = dict.fromkeys(name for rows in parts.values() for name in rows.classes)
+    named = np.concatenate(ids)
+    truths = [rows.truth for rows in parts.values() if rows.truth is not None]
     rows = Rows(
-        ids=np.concatenate(ids),
+        ids=named,
         images=concat_images([rows.images for rows in parts.values()]),
-        labels=np.concatenate(labels),
+        labels=np.concatenate(labels) if labels else None,
         classes=tuple(declared),
+        truth=_joined(truths, named) if truths else None,
     )
     return rows, given_N, notes
+
+
+def _joined(parts: Sequence[Numbers | LabelSets], ids: Ids) -> Numbers | LabelSets:
+    """The truth of several splits; a label that a split does not know is in none of its rows."""
+    first = parts[0]
+    if isinstance(first, LabelSets):
+        sets = [part for part in parts if isinstance(part, LabelSets)]
+        classes = tuple(dict.fromkeys(name for part in sets for name in part.classes))
+        return LabelSets(ids, classes, np.concatenate([part.over(classes) for part in sets]))
+    numbers = [part for part in parts if isinstance(part, Numbers)]
+    if other := next((part for part in numbers if part.names != first.names), None):
+        raise DataError(
+            f"the splits have the numbers {name_some(first.names)} and {name_some(other.names)}",
+            "the same columns, in one order, in every split",
+            "Name the same columns in the label of each.",
+        )
+    return Numbers(ids, first.names, np.concatenate([part.values_ND for part in numbers]))
 
 
 def _check_rows(rows: Rows, where: str) -> None:
     if not len(rows):
         raise DataError(f"{where} has no rows", "at least one row per role", "Check its path.")
-    if rows.labels is None:
+    if rows.labels is None and rows.truth is None:
         raise DataError(
             f"{where} has no labels",
             "a class name for every row",
             "Give a folder per class, or a table with a label column.",
         )
-    unlabeled = rows.ids[rows.labels == ""]
+    unlabeled = rows.ids[rows.labels == ""] if rows.labels is not None else rows.ids[:0]
     if len(unlabeled):
         raise DataError(
             f"the label is missing in {counted(len(unlabeled), 'row')} of {where}: {name_some(unlabeled)}",
@@ -203,8 +256,8 @@ def _given_roles(split: str, rows: Rows) -> Strings:
     return rows.roles.astype("U10")
 
 
-def _coded(rows: Rows) -> tuple[Integers, tuple[str, ...]]:
-    """Codes of the labels, and the class names: declared ones first, in their order."""
+def _coded(rows: Rows) -> Targets:
+    """The labels as targets; of the class names the declared ones first, in their order."""
     assert rows.labels is not None
     names, codes_N = np.unique(rows.labels, return_inverse=True)
     others = _in_order(name for name in names.tolist() if name not in set(rows.classes))
@@ -216,7 +269,8 @@ def _coded(rows: Rows) -> tuple[Integers, tuple[str, ...]]:
             "Name the column that holds the classes, or the folder above the class folders.",
         )
     position = {name: code for code, name in enumerate(classes)}
-    return np.array([position[name] for name in names.tolist()])[codes_N], classes
+    labels_N = np.array([position[name] for name in names.tolist()])[codes_N]
+    return Targets(rows.ids, classes, labels_N)
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
@@ -243,7 +297,7 @@ def _first_copies(rows: Rows, given_N: Strings) -> Integers:
     return np.sort(np.array(kept, dtype=np.int64))
 
 
-def _check_roles(labels_N: Integers, roles_N: Strings, classes: Sequence[str]) -> None:
+def _check_roles(truth: GroundTruth, roles_N: Strings) -> None:
     for role in ROLES:
         if not (roles_N == role).any():
             raise DataError(
@@ -251,8 +305,15 @@ def _check_roles(labels_N: Integers, roles_N: Strings, classes: Sequence[str]) -
                 "at least one row in each of train, validation, holdout and test",
                 f"Give roles.{role} as a number of rows, or add rows.",
             )
-    present_C = np.bincount(labels_N[roles_N == "train"], minlength=len(classes)) > 0
-    absent = [name for name, present in zip(classes, present_C, strict=True) if not present]
+    if isinstance(truth, Numbers):
+        return
+    train = truth.take(roles_N == "train")
+    classes, array = _arrays(train)
+    if isinstance(train, LabelSets):
+        present = set(np.flatnonzero(array.any(axis=0)).tolist())
+    else:
+        present = set(array.tolist())
+    absent = [name for code, name in enumerate(classes) if code not in present]
     if absent:
         raise DataError(
             f"no train row has the class {name_some(absent)}",
@@ -261,7 +322,7 @@ def _check_roles(labels_N: Integers, roles_N: Strings, classes: Sequence[str]) -
         )
 
 
-def _check_copies(rows: Rows, labels_N: Integers, roles_N: Strings) -> None:
+def _check_copies(rows: Rows, truth: GroundTruth, roles_N: Strings) -> None:
     """Refuse byte-identical images in two roles."""
     copies: dict[bytes, list[int]] = defaultdict(list)
     for row, digest in enumerate(_digests(rows.images)):
@@ -272,7 +333,8 @@ def _check_copies(rows: Rows, labels_N: Integers, roles_N: Strings) -> None:
             " = ".join(f"'{rows.ids[row]}' ({roles_N[row]})" for row in group[:3])
             for group in leaks[:3]
         )
-        torn = sum(len(set(labels_N[group].tolist())) > 1 for group in leaks)
+        content = _arrays(truth)[1]
+        torn = sum(len(np.unique(content[group], axis=0)) > 1 for group in leaks)
         raise DataError(
             f"the same bytes stand in two roles for {counted(len(leaks), 'image')}: {pairs}"
             + (f"; {torn:,} of them with two labels" * bool(torn)),

@@ -106,14 +106,12 @@ def row_slices(num: int, batch_size: int) -> Iterator[npt.NDArray[np.int64]]:
 
 
 def _fit(pixels: Pixels, preprocess: Preprocess) -> Pixels:
-    """Resize the shorter side, then crop the center square, as the checkpoint does it."""
+    """Resize, then crop the center square, as the checkpoint does it."""
     from PIL import Image
 
-    height, width = pixels.shape[:2]
-    target = max(preprocess.resize or preprocess.size, preprocess.size)
-    scale = target / min(height, width)
-    size = (max(target, round(width * scale)), max(target, round(height * scale)))
+    height, width = preprocess.resized(*pixels.shape[:2])
     resample = Image.Resampling[preprocess.interpolation.upper()]
-    resized = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, resample))
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    resized = np.asarray(picture.resize((width, height), resample))
     top, left = ((side - preprocess.size) // 2 for side in resized.shape[:2])
     return resized[top : top + preprocess.size, left : left + preprocess.size]

@@ -13,7 +13,7 @@ from fusetune.finetune.settings import FineTune
 from fusetune.members.member import Member
 from fusetune.plugins import plugin_name
 from fusetune.predictions.kinds import Array, Ids
-from fusetune.predictions.targets import Targets
+from fusetune.predictions.targets import GroundTruth
 
 __all__ = ["Engine", "History", "Plan", "Report", "Split"]
 
@@ -26,7 +26,7 @@ class Split:
     """The rows of one role, with their targets."""
 
     images: Images
-    targets: Targets
+    targets: GroundTruth
 
     @property
     def ids(self) -> Ids:

@@ -2,12 +2,14 @@
 """Interface of an objective: what a model is fine-tuned for, without knowing how."""
 
 import abc
-from typing import Any, Generic, TypeVar
+from dataclasses import fields
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from fusetune.errors import InvalidValue
 from fusetune.finetune.settings import FineTune
 from fusetune.plugins import plugin_name
 from fusetune.predictions.kinds import Array, Ids, Kind
-from fusetune.predictions.targets import Targets
+from fusetune.predictions.targets import AnyTargets
 
 __all__ = ["Objective"]
 
@@ -18,15 +20,43 @@ Tensor = Any
 
 
 class Objective(abc.ABC, Generic[K]):
-    """Turns targets into a loss and a model's outputs into predictions. Frozen dataclasses."""
+    """Turns targets into a loss and a model's outputs into predictions. Frozen dataclasses.
+
+    Their fields are plain values, so that an ensemble can be saved with them.
+    """
+
+    keeps_heads: ClassVar[bool] = True
+    """Whether outputs of a checkpoint's own head mean what `to_prediction` takes them for."""
+    unused: ClassVar[tuple[str, ...]] = ()
+    """Keys of `finetune:` that mean nothing here: they have to stay at their defaults."""
 
     @property
     def name(self) -> str:
         """Name in recipes: the plug-in's file."""
         return plugin_name(type(self))
 
+    def check(self, settings: FineTune) -> None:
+        """Refuse settings that would be read and ignored.
+
+        Raises:
+            InvalidValue: Names the key.
+        """
+        defaults = {field.name: field.default for field in fields(FineTune)}
+        for name in self.unused:
+            if getattr(settings, name) != defaults[name]:
+                raise InvalidValue(
+                    f"finetune.{name} is {getattr(settings, name)}, and the objective {self.name} "
+                    "does not use it",
+                    "keys that change something",
+                    "Leave it out.",
+                )
+
+    def fitted(self, targets: AnyTargets) -> Self:
+        """The objective with what it has to know of the train rows' targets; most know nothing."""
+        return self
+
     @abc.abstractmethod
-    def collate(self, targets: Targets, rows: Array) -> Array:
+    def collate(self, targets: AnyTargets, rows: Array) -> Array:
         """`(B, ...)` array of the rows' targets, as `loss` wants them."""
 
     @abc.abstractmethod
@@ -38,5 +68,11 @@ class Objective(abc.ABC, Generic[K]):
         """Validation figures of all rows; `loss` is among them, and lower is better."""
 
     @abc.abstractmethod
-    def to_prediction(self, ids: Ids, classes: tuple[str, ...], outputs: Array) -> K:
-        """The kind of prediction that a fusion combines, from evaluation-mode outputs."""
+    def to_prediction(self, ids: Ids, columns: tuple[str, ...], outputs: Array) -> K:
+        """The kind of prediction that a fusion combines, from evaluation-mode outputs.
+
+        Args:
+            ids: `(N,)` row names.
+            columns: C names of classes or numbers, one per output.
+            outputs: `(N, C)`.
+        """

@@ -8,14 +8,14 @@ from typing import Any
 
 from fusetune.data.inputs import Images
 from fusetune.data.prepare import load_prepared
-from fusetune.errors import WeightsError
+from fusetune.errors import InvalidValue, WeightsError
 from fusetune.finetune.engine import Engine, Plan, Report, Split
 from fusetune.finetune.objective import Objective
 from fusetune.members.member import Member
 from fusetune.members.source import Source
 from fusetune.plugins import find
-from fusetune.predictions.files import write_probabilities
-from fusetune.predictions.kinds import Array
+from fusetune.predictions.files import write_columnar
+from fusetune.predictions.kinds import Array, Columnar
 from fusetune.store.artifact import write_json
 
 __all__ = [
@@ -32,7 +32,11 @@ JUDGED_ROLES = ("validation", "holdout", "test")
 
 
 def check_member(
-    source: Source, classes: tuple[str, ...], finetuned: bool, report: Report
+    source: Source,
+    classes: tuple[str, ...],
+    objective: Objective[Any],
+    finetuned: bool,
+    report: Report,
 ) -> dict[str, Any]:
     """Load a member once, before any work, so that what cannot work is said at once.
 
@@ -41,6 +45,13 @@ def check_member(
     """
     source.check()
     member = source.load(classes)
+    if member.head_kept and not objective.keeps_heads:
+        raise InvalidValue(
+            f"'{source.member_name}' keeps its checkpoint's head, whose outputs the objective "
+            f"{objective.name} cannot take as they are",
+            "a new head",
+            "Write head: replace.",
+        )
     if not finetuned and not member.head_kept:
         raise WeightsError(
             f"'{source.member_name}' would be used with `finetune: none`, but its head is new",
@@ -100,7 +111,8 @@ def predict_member(
         outputs = member_outputs(member, prepared.images.take(rows), report)
         seconds, done = seconds + time.perf_counter() - before, done + len(rows)
         prediction = objective.to_prediction(prepared.ids[rows], member.classes, outputs)
-        write_probabilities(folder / f"{role}.parquet", prediction)
+        assert isinstance(prediction, Columnar)
+        write_columnar(folder / f"{role}.parquet", prediction)
     parameters = _engine(member).num_parameters(member)
     cost = {"predict_per_row": seconds / max(1, done), "parameters": parameters}
     write_json(folder / "cost.json", cost)

@@ -286,9 +286,7 @@ def to_model(pixels: Tensor, preprocess: Preprocess) -> Tensor:
     images = pixels.permute(0, 3, 1, 2).float() / 255
     size = preprocess.size
     if tuple(images.shape[2:]) != (size, size):  # else the store has fitted them already
-        target = max(preprocess.resize or size, size)
-        scale = target / min(images.shape[2:])
-        shape = [max(target, round(side * scale)) for side in images.shape[2:]]
+        shape = preprocess.resized(*images.shape[2:])
         mode = preprocess.interpolation
         smooth = {} if mode == "nearest" else {"antialias": True, "align_corners": False}
         images = functional.interpolate(images, shape, mode=mode, **smooth)

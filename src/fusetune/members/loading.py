@@ -16,6 +16,7 @@ from fusetune.members.heads import (
     replace_head,
     trial_logits,
 )
+from fusetune.members.hub import weights_files
 from fusetune.members.member import Member, Preprocess
 from fusetune.members.source import Source
 from fusetune.members.weights import Weights, check_weights, has_head, load_weights
@@ -46,7 +47,7 @@ class Pretrained:
     notes: tuple[str, ...] = ()
 
 
-def check_fields(source: Source, *, known_classes: bool = False) -> None:
+def check_fields(source: Source, *, known_classes: bool = False, folders: bool = False) -> None:
     """Refuse fields of a source that contradict each other or name a file that is no weights file.
 
     Nothing heavy is imported.
@@ -54,6 +55,7 @@ def check_fields(source: Source, *, known_classes: bool = False) -> None:
     Args:
         source: Any source of torch models.
         known_classes: True if the source itself knows the class names of its checkpoint.
+        folders: True if the weights may be a folder in the hub's layout.
 
     Raises:
         MissingExtra: torch or safetensors is not installed.
@@ -83,7 +85,9 @@ def check_fields(source: Source, *, known_classes: bool = False) -> None:
             "Add classes: [...], or write head: replace.",
         )
     if isinstance(source.weights, Path):
-        check_weights(source.weights)
+        is_folder = folders and source.weights.is_dir()
+        for path in weights_files(source.weights) if is_folder else (source.weights,):
+            check_weights(path)
 
 
 def make_member(

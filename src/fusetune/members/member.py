@@ -18,6 +18,8 @@ class Preprocess:
         mean: Per RGB channel, of values in [0, 1].
         std: Per RGB channel, of values in [0, 1].
         resize: Length in pixels of the shorter side before the center crop of `size`; None: `size`.
+        squash: Both sides are resized to that length, whatever the image's shape, as vision
+            transformers of the Hugging Face hub want it.
         interpolation: Of the resize.
     """
 
@@ -25,7 +27,24 @@ class Preprocess:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resize: int | None = None
+    squash: bool = False
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that an image is resized to before the center crop.
+
+        Example:
+            >>> half = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+            >>> Preprocess(size=224, resize=256, **half).resized(100, 200)
+            (256, 512)
+            >>> Preprocess(size=224, squash=True, **half).resized(100, 200)
+            (224, 224)
+        """
+        target = max(self.resize or self.size, self.size)
+        if self.squash:
+            return target, target
+        scale = target / min(height, width)
+        return max(target, round(height * scale)), max(target, round(width * scale))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +55,7 @@ class PreprocessOverride:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     resize: int | None = None
+    squash: bool | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
 
     def __post_init__(self) -> None:

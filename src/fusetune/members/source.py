@@ -5,7 +5,7 @@ import abc
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from fusetune.members.member import Member, PreprocessOverride
 from fusetune.plugins import plugin_name
@@ -20,7 +20,8 @@ class Source(abc.ABC):
     Args:
         model: Name of the model, in the source's own words.
         weights: `default` (the source's pretrained weights), `none` (random initialization), or a
-            file: safetensors, or a checkpoint that `torch.load(weights_only=True)` reads.
+            file: safetensors, or a checkpoint that `torch.load(weights_only=True)` reads. Sources
+            of the Hugging Face hub's models take a folder in its layout, too.
         classes: Class names of the checkpoint's head, in its order; None: the source's own, if it
             knows them.
         head: `replace` puts a new head on for the task's classes, `keep` keeps the checkpoint's,
@@ -49,6 +50,14 @@ class Source(abc.ABC):
     def files(self) -> tuple[Path, ...]:
         """Files whose content decides what `load` gives; a change in them redoes the member."""
         return (self.weights,) if isinstance(self.weights, Path) else ()
+
+    def portable(self) -> Self:
+        """The same with all spelled out that building the modules reads from elsewhere.
+
+        Fine-tuned weights can then be loaded where those files, or the network, are gone. Most
+        sources have it all in their fields, and give themselves.
+        """
+        return self
 
     @abc.abstractmethod
     def check(self) -> None:

@@ -190,6 +190,8 @@ def environment() -> dict[str, Any]:
         "pyarrow",
         "torch",
         "torchvision",
+        "timm",
+        "transformers",
         "accelerate",
     ):
         try:

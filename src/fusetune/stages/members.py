@@ -46,6 +46,12 @@ class Context:
         """A step of this run."""
         return self.experiment.step(name, inputs, version)
 
+    def objective(self) -> Objective[Any]:
+        """What members are fine-tuned for, fitted to the train rows."""
+        assert self.recipe.task.objective is not None  # load_recipe refuses such tasks
+        objective = find(Objective, self.recipe.task.objective)()
+        return objective.fitted(self.prepared.targets("train"))
+
     def data_step(self) -> Step:
         """The step that stores the rows."""
         return self.step("data", {"rows": self.prepared.fingerprint()})
@@ -117,6 +123,7 @@ def check_members(context: Context) -> None:
         arguments = {
             "source": entry.source,
             "classes": context.prepared.classes,
+            "objective": context.objective(),
             "finetuned": entry.finetune is not None,
         }
         context.runner.call(Call("fusetune.finetune.steps:check_member", arguments), context.listen)
@@ -148,8 +155,7 @@ def member_stage(context: Context, entry: MemberEntry, data: Artifact) -> Outcom
 
     finetuned: Artifact | None = None
     try:
-        assert context.recipe.task.objective is not None  # load_recipe refuses such tasks
-        objective = find(Objective, context.recipe.task.objective)()
+        objective = context.objective()
         seed = mixed_seed(context.recipe.seed, entry.name)
         plan = None if entry.finetune is None else Plan(objective, entry.finetune, seed)
         step = context.finetune_step(entry)

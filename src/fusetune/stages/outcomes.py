@@ -14,14 +14,15 @@ from fusetune.finetune.steps import JUDGED_ROLES
 from fusetune.fuse.method import Fusion
 from fusetune.metric import Metric
 from fusetune.plugins import find
-from fusetune.predictions.files import read_probabilities
-from fusetune.predictions.kinds import Array
+from fusetune.predictions.files import read_columnar
+from fusetune.predictions.kinds import Array, Columnar
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import Targets
 from fusetune.report.contents import THUMBNAILS
 from fusetune.report.rows import disputed
 from fusetune.stages.members import Context, Outcome
 from fusetune.store.experiment import Experiment
+from fusetune.values import plain
 
 __all__ = [
     "about_run",
@@ -39,10 +40,12 @@ THUMBNAIL_PIXELS = 96
 def judge_of(context: Context, finished: Sequence[Outcome]) -> Judge:
     """The judged rows with the predictions of the members that finished."""
     prepared, recipe = context.prepared, context.recipe
+    kind = recipe.task.kind
+    assert issubclass(kind, Columnar)
     stacks = {}
     for role in JUDGED_ROLES:
         predictions = {
-            o.entry.name: read_probabilities(o.predicted.path(f"{role}.parquet"))
+            o.entry.name: read_columnar(o.predicted.path(f"{role}.parquet"), kind)
             for o in finished
             if o.predicted is not None
         }
@@ -81,11 +84,13 @@ def ensemble_of(context: Context, finished: Sequence[Outcome], fusion: Fusion[An
     for outcome in finished:
         assert outcome.finetuned is not None
         preprocess = outcome.content("member.json")["preprocess"]
-        source = saved_source(outcome.entry.source, preprocess)
+        source = saved_source(outcome.entry.source.portable(), preprocess)
         members[outcome.entry.name] = SavedMember(
             source, outcome.finetuned.path("weights.safetensors")
         )
-    return Ensemble(context.prepared.classes, context.recipe.task.objective, members, fusion)
+    objective = context.objective()
+    settings = {"objective": objective.name, **plain(objective)}
+    return Ensemble(context.prepared.classes, settings, members, fusion)
 
 
 def member_entries(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -127,7 +132,8 @@ def about_run(context: Context, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 def save_thumbnails(context: Context, judge: Judge) -> None:
     """Small pictures of the test rows on which the members disagree most, for the report."""
     stack, targets = judge.stacks["test"], judge.targets["test"]
-    assert isinstance(targets, Targets)
+    if not isinstance(targets, Targets):
+        return  # numbers and label sets have no such rows in the report
     members = dict(zip(stack.members, stack.parts, strict=True))
     ids = disputed(members, targets, most=DISPUTED_ROWS)
     prepared = context.prepared

@@ -2,14 +2,16 @@
 """A table of images and labels: Parquet, CSV or TSV."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusetune.data.columns import Columns, rows_of_table
 from fusetune.data.dataset import Dataset, Rows, check_path
 from fusetune.data.labels import class_names
+from fusetune.data.truth_columns import label_sets, listed_sets_of, marked_sets_of, numbers_of
 from fusetune.errors import DataError
+from fusetune.predictions.targets import GroundTruth, Numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,13 +30,17 @@ class Table(Dataset):
         path: The file; its ending says its format.
         image: Column of the images: bytes of image files, structs of `bytes` and `path` (as
             Hugging Face data sets have them), or paths, relative ones from the table's folder on.
-        label: Column of the classes: names or whole numbers; null: the table has no labels.
+        label: Column of the classes: names or whole numbers; null: the table has no labels. For
+            image_regression a column of numbers, or a list of such columns; for image_multilabel a
+            column of lists of labels (or of text that `separator` divides), or a list of columns
+            that hold 0 or 1.
         id: Column of unique row names; a table without it is numbered from 0.
         role: Column that says train, validation, holdout or test, or nothing; null: there is none.
         classes: Names of whole-number labels, in their order: a list, or a text file with one a
             line. By default the names in the Parquet file's own metadata (Hugging Face), else
             those of a `classes.txt` beside the table, else the numbers' digits. With text labels
             a given list fixes the classes' order.
+        separator: Between the labels of one row, where they are text; empty text is no label.
 
     Raises:
         DataError: See `read`; a format that is not known.
@@ -42,13 +48,20 @@ class Table(Dataset):
 
     path: Path
     image: str = "image"
-    label: str | None = "label"
+    label: str | tuple[str, ...] | None = "label"
     id: str = "id"
     role: str | None = None
     classes: tuple[str, ...] | Path | None = None
+    separator: str = ";"
 
     def read(self) -> Rows:
         """All rows, in the file's order; only the columns that are named are read."""
+        if isinstance(self.label, tuple):
+            raise DataError(
+                f"data.label names {len(self.label)} columns",
+                "one column of class names, as the task wants one class per image",
+                "Name one column, or set task: image_multilabel or image_regression.",
+            )
         columns = Columns(image=self.image, label=self.label, id=self.id, role=self.role)
         table = self._load(check_path(self.path), columns)
         if self.label is None:
@@ -59,6 +72,24 @@ class Table(Dataset):
             names = class_names(self.classes, self.path)
         given = self.classes is not None
         return rows_of_table(table, columns, self.path.parent, names, given=given)
+
+    def read_as(self, truth: type[GroundTruth]) -> Rows:
+        """All rows with numbers or sets of labels."""
+        if self.label is None:
+            raise DataError(
+                "data.label is null", "the columns of the targets", "Name them in data.label."
+            )
+        columns = Columns(image=self.image, label=self.label, id=self.id, role=self.role)
+        table = self._load(check_path(self.path), columns)
+        rows = rows_of_table(table, replace(columns, label=None), self.path.parent, (), given=False)
+        if truth is Numbers:
+            return replace(rows, truth=numbers_of(table, columns.labels, rows.ids))
+        if isinstance(self.label, tuple):
+            return replace(rows, truth=marked_sets_of(table, columns.labels, rows.ids))
+        names = class_names(self.classes, self.path)
+        found = listed_sets_of(table, self.label, rows.ids, self.separator)
+        given = self.classes is not None
+        return replace(rows, truth=label_sets(found, rows.ids, names, given=given))
 
     def _load(self, path: Path, columns: Columns) -> "pa.Table":
         import pyarrow as pa

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fusetune.finetune.auxiliary import AUXILIARY_WEIGHT, with_auxiliary
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.settings import FineTune
 from fusetune.predictions.kinds import Array, Ids, Probabilities
@@ -24,11 +25,10 @@ class Classification(Objective[Probabilities]):
     """Cross-entropy with label smoothing, on the main head and any auxiliary heads.
 
     Args:
-        auxiliary_weight: Of every auxiliary head's loss; 0.4 as in torchvision's training of
-            Inception v3 (Szegedy et al. 2015 took 0.3 for GoogLeNet).
+        auxiliary_weight: Of every auxiliary head's loss; see `auxiliary.AUXILIARY_WEIGHT`.
     """
 
-    auxiliary_weight: float = 0.4
+    auxiliary_weight: float = AUXILIARY_WEIGHT
 
     def collate(self, targets: Targets, rows: Array) -> Array:
         """`(B,)` class indices."""
@@ -38,14 +38,12 @@ class Classification(Objective[Probabilities]):
         """Mean cross-entropy of `(B, C)` logits, or of a tuple of them (main head first)."""
         from torch.nn.functional import cross_entropy
 
-        main, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
         smoothing = settings.label_smoothing
-        loss = cross_entropy(main.float(), targets, label_smoothing=smoothing)
-        for logits in auxiliary:
-            if logits is not None:
-                extra = cross_entropy(logits.float(), targets, label_smoothing=smoothing)
-                loss = loss + self.auxiliary_weight * extra
-        return loss
+        return with_auxiliary(
+            outputs,
+            lambda logits: cross_entropy(logits, targets, label_smoothing=smoothing),
+            self.auxiliary_weight,
+        )
 
     def scores(self, outputs: Array, targets: Array) -> dict[str, float]:
         """Log-loss and accuracy of `(N, C)` logits."""
@@ -55,6 +53,6 @@ class Classification(Objective[Probabilities]):
         accuracy = float((outputs.argmax(axis=1) == targets).mean())
         return {"loss": float(losses_N.mean()), "accuracy": accuracy}
 
-    def to_prediction(self, ids: Ids, classes: tuple[str, ...], outputs: Array) -> Probabilities:
+    def to_prediction(self, ids: Ids, columns: tuple[str, ...], outputs: Array) -> Probabilities:
         """Softmax of `(N, C)` logits."""
-        return Probabilities.from_logits(ids, classes, outputs)
+        return Probabilities.from_logits(ids, columns, outputs)

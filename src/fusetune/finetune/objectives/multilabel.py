@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any number of classes per row: binary cross-entropy on each class's logit.
+
+Shapes: B rows of a batch, N rows, C classes.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fusetune.finetune.auxiliary import AUXILIARY_WEIGHT, with_auxiliary
+from fusetune.finetune.objective import Objective
+from fusetune.finetune.settings import FineTune
+from fusetune.predictions.kinds import Array, Ids, Marginals
+from fusetune.predictions.targets import LabelSets
+
+__all__ = ["Multilabel"]
+
+Tensor = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multilabel(Objective[Marginals]):
+    """Binary cross-entropy, the mean over rows and classes, on the main and any auxiliary heads.
+
+    Label smoothing moves every target its share of the way to 1/2.
+
+    Args:
+        auxiliary_weight: Of every auxiliary head's loss; see `auxiliary.AUXILIARY_WEIGHT`.
+    """
+
+    auxiliary_weight: float = AUXILIARY_WEIGHT
+
+    def collate(self, targets: LabelSets, rows: Array) -> Array:
+        """`(B, C)` zeros and ones."""
+        return targets.present_NC[rows].astype(np.float32)
+
+    def loss(self, outputs: Tensor, targets: Tensor, settings: FineTune) -> Tensor:
+        """Mean binary cross-entropy of `(B, C)` logits, or of a tuple of them (main head first)."""
+        from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+
+        smoothed = targets + settings.label_smoothing * (0.5 - targets)
+        return with_auxiliary(
+            outputs, lambda logits: cross_entropy(logits, smoothed), self.auxiliary_weight
+        )
+
+    def scores(self, outputs: Array, targets: Array) -> dict[str, float]:
+        """Binary cross-entropy of `(N, C)` logits, and the share of right decisions at 1/2."""
+        losses_NC = np.logaddexp(0, outputs) - targets * outputs
+        right_NC = (outputs > 0) == (targets > 0.5)
+        return {"loss": float(losses_NC.mean()), "hamming_accuracy": float(right_NC.mean())}
+
+    def to_prediction(self, ids: Ids, columns: tuple[str, ...], outputs: Array) -> Marginals:
+        """Sigmoid of `(N, C)` logits."""
+        return Marginals.from_logits(ids, columns, outputs)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws of every objective: its loss leads to the truth, its predictions are of the tasks' kind."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+
+from fusetune.errors import InvalidValue
+from fusetune.finetune.objective import Objective
+from fusetune.finetune.settings import FineTune
+from fusetune.plugins import discover
+from fusetune.predictions.kinds import Marginals, Probabilities, Values
+from fusetune.predictions.targets import LabelSets, Numbers, Targets
+from fusetune.task import Task
+from fusetune.values import build, plain
+
+OBJECTIVES = discover(Objective)
+KINDS = {
+    task.objective: task.kind for task in discover(Task).values() if task.objective is not None
+}
+NUM_ROWS = 24
+IDS = np.array([f"row{n}" for n in range(NUM_ROWS)])
+ROWS = np.arange(NUM_ROWS)
+COLUMNS = ("x", "y", "z")
+
+
+def truth(kind):
+    random = np.random.default_rng(0)
+    if kind is Probabilities:
+        return Targets(IDS, COLUMNS, random.integers(0, 3, NUM_ROWS))
+    if kind is Marginals:
+        return LabelSets(IDS, COLUMNS, random.random((NUM_ROWS, 3)) < [0.2, 0.5, 0.8])
+    assert kind is Values
+    return Numbers(IDS, COLUMNS, random.normal([0, 1000, -2], [1, 300, 0.01], (NUM_ROWS, 3)))
+
+
+def error(prediction, targets) -> float:
+    """How far a prediction is from the truth, in the numbers' own spread."""
+    if isinstance(targets, Targets):
+        return float(1 - prediction.probs_NC[ROWS, targets.labels_N].mean())
+    if isinstance(targets, LabelSets):
+        return float(np.abs(prediction.probs_NC - targets.present_NC).mean())
+    spread_D = targets.values_ND.std(axis=0)
+    return float(np.abs((prediction.values_ND - targets.values_ND) / spread_D).mean())
+
+
+@pytest.fixture(params=OBJECTIVES)
+def case(request):
+    """An objective fitted to some targets, these, and outputs to start from."""
+    targets = truth(KINDS[request.param])
+    objective = OBJECTIVES[request.param]().fitted(targets)
+    outputs = torch.randn(NUM_ROWS, 3, generator=torch.Generator().manual_seed(0))
+    return objective, targets, outputs
+
+
+def test_every_objective_serves_a_task():
+    assert set(OBJECTIVES) == set(KINDS)
+
+
+def test_following_the_loss_leads_to_the_truth(case):
+    objective, targets, outputs = case
+    wanted = torch.from_numpy(objective.collate(targets, ROWS))
+    before = error(objective.to_prediction(IDS, COLUMNS, outputs.numpy()), targets)
+    learned = outputs.clone().requires_grad_()
+    optimizer = torch.optim.Adam([learned], lr=0.3)
+    losses = []
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = objective.loss(learned, wanted, FineTune())
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.05 * losses[0]
+    after = error(objective.to_prediction(IDS, COLUMNS, learned.detach().numpy()), targets)
+    assert after < 0.05 < before
+
+
+def test_the_prediction_is_of_the_tasks_kind_and_names_rows_and_columns(case):
+    objective, _, outputs = case
+    large = outputs.numpy() * 30
+    prediction = objective.to_prediction(IDS, COLUMNS, large)
+    assert type(prediction) is KINDS[objective.name]
+    assert prediction.ids.tolist() == IDS.tolist()
+    assert prediction.columns == COLUMNS
+    few = objective.to_prediction(IDS[[3, 1]], COLUMNS, large[[3, 1]])
+    np.testing.assert_array_equal(few.array_NC, prediction.array_NC[[3, 1]])
+
+
+def test_the_validation_loss_is_the_training_loss(case):
+    objective, targets, outputs = case
+    wanted = objective.collate(targets, ROWS)
+    trained = objective.loss(outputs, torch.from_numpy(wanted), FineTune())
+    figures = objective.scores(outputs.numpy(), wanted)
+    assert figures["loss"] == pytest.approx(float(trained), rel=1e-5)
+    assert all(type(value) is float for value in figures.values())
+
+
+def test_a_batch_has_the_rows_that_were_asked_for(case):
+    objective, targets, _ = case
+    whole = objective.collate(targets, ROWS)
+    np.testing.assert_array_equal(objective.collate(targets, ROWS[[5, 2]]), whole[[5, 2]])
+
+
+def test_auxiliary_heads_count_their_weight(case):
+    objective, targets, outputs = case
+    wanted = torch.from_numpy(objective.collate(targets, ROWS))
+    one, other = outputs, outputs.flip(0)
+
+    def loss(heads):
+        return float(objective.loss(heads, wanted, FineTune()))
+
+    expected = loss(one) + objective.auxiliary_weight * loss(other)
+    assert loss((one, other)) == pytest.approx(expected, rel=1e-6)
+    assert loss((one, None)) == pytest.approx(loss(one), rel=1e-6)
+
+
+def test_label_smoothing_is_used_or_refused(case):
+    objective, targets, outputs = case
+    wanted = torch.from_numpy(objective.collate(targets, ROWS))
+    smoothing = FineTune(label_smoothing=0.2)
+    objective.check(FineTune())
+    if "label_smoothing" in objective.unused:
+        with pytest.raises(InvalidValue, match=r"finetune.label_smoothing is 0.2, and the obj"):
+            objective.check(smoothing)
+        return
+    objective.check(smoothing)
+    plain_loss, smoothed = (objective.loss(outputs, wanted, s) for s in (FineTune(), smoothing))
+    assert not torch.isclose(plain_loss, smoothed)
+
+
+def test_a_fitted_objective_is_saved_as_plain_values(case, tmp_path):
+    objective, _, outputs = case
+    again = build(type(objective), plain(objective), "the objective", tmp_path)
+    assert again == objective
+    assert all(field.kw_only for field in fields(objective))
+    first, second = (o.to_prediction(IDS, COLUMNS, outputs.numpy()) for o in (objective, again))
+    np.testing.assert_array_equal(first.array_NC, second.array_NC)
