@@ -3,6 +3,7 @@
 
 run(recipe, out=...) -> Run               fine-tune, fuse, judge
 fuse_files(paths, targets, ...) -> Run    fuse prediction files
+scout_models(recipe, ...) -> Scouted      choose pretrained models before fine-tuning any
 load(path) -> Ensemble                    predict with what came out
 """
 
@@ -11,20 +12,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fusetune.ensemble import Ensemble
-    from fusetune.pipeline import Run, fuse_files, run
+    from fusetune.pipeline import Run, Scouted, fuse_files, run, scout_models
     from fusetune.predictions.pool import Reading
 
     load = Ensemble.load
 
 __version__ = "0.1.0"
-__all__ = ["Ensemble", "Reading", "Run", "__version__", "fuse_files", "load", "run"]
+__all__ = [
+    "Ensemble",
+    "Reading",
+    "Run",
+    "Scouted",
+    "__version__",
+    "fuse_files",
+    "load",
+    "run",
+    "scout_models",
+]
 
 _HOMES = {
     "Ensemble": "fusetune.ensemble",
     "Reading": "fusetune.predictions.pool",
     "Run": "fusetune.pipeline",
+    "Scouted": "fusetune.pipeline",
     "fuse_files": "fusetune.pipeline",
     "run": "fusetune.pipeline",
+    "scout_models": "fusetune.pipeline",
 }
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from fusetune.data.prepare import prepare
 from fusetune.ensemble import Ensemble
-from fusetune.errors import NoMembersLeft
+from fusetune.errors import NoMembersLeft, RecipeError
 from fusetune.evaluate.judge import Judge
 from fusetune.predictions.kinds import Kind
 from fusetune.predictions.memory import bytes_of
 from fusetune.predictions.pool import Pool, Reading, read_pool
-from fusetune.recipe import Fuse, load_recipe, save_recipe
-from fusetune.runtime.runner import Event
+from fusetune.recipe import Fuse, Recipe, load_recipe, save_recipe
+from fusetune.runtime.runner import Event, Runner
 from fusetune.runtime.runners.local import Local
 from fusetune.stages.files import (
     ensemble_of_files,
@@ -44,14 +44,17 @@ from fusetune.stages.outcomes import (
     publish_predictions,
     save_thumbnails,
 )
+from fusetune.stages.scouting import proposed_entries, scout_stage
 from fusetune.stages.streaming import fuse_streams, publish_streams, streamed_ensemble
 from fusetune.stages.survey import Asked
-from fusetune.store.artifact import file_checksum
+from fusetune.store.artifact import Artifact, file_checksum
 from fusetune.store.experiment import Experiment
 
-__all__ = ["Run", "fuse_files", "run"]
+__all__ = ["Run", "Scouted", "fuse_files", "run", "scout_models"]
 
 Listener = Callable[[Event], None]
+
+ENGINE = "fusetune.finetune.engines.torch"
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,25 @@ class Run:
         return Ensemble.load(self.folder).predict(inputs)
 
 
+@dataclass(frozen=True)
+class Scouted:
+    """What came of looking at candidates.
+
+    Args:
+        folder: Where scout.json and recipe.yaml lie; `run` takes the recipe, whose members are the
+            proposed candidates.
+        table: The content of scout.json.
+    """
+
+    folder: Path
+    table: Mapping[str, Any]
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe of the proposed members."""
+        return self.folder / "recipe.yaml"
+
+
 def run(
     recipe: Path | str | Mapping[str, Any],
     out: Path | str | None = None,
@@ -105,16 +127,60 @@ def run(
     """
     stem = "run" if isinstance(recipe, Mapping) else Path(recipe).stem
     experiment = Experiment(Path("runs") / stem if out is None else Path(out))
-    with Local(preload="fusetune.finetune.engines.torch") as runner:
-        resolved = load_recipe(recipe, seed=seed)
-        listen({"phase": "data"})
-        data = resolved.data
-        kind = resolved.task.kind
-        prepared = prepare(data.datasets, data.roles, data.limit, resolved.seed, kind)
-        context = Context(resolved, prepared, experiment, runner, listen)
-        check_members(context)
+    with Local(preload=ENGINE) as runner:
+        context = _prepared(load_recipe(recipe, seed=seed), experiment, runner, listen)
+        if context.recipe.members:
+            check_members(context)
         with experiment:
             return _flow(_logged(context))
+
+
+def scout_models(
+    recipe: Path | str | Mapping[str, Any],
+    candidates: Sequence[str] | None = None,
+    out: Path | str | None = None,
+    *,
+    seed: int | None = None,
+    listen: Listener = lambda event: None,
+) -> Scouted:
+    """Look at candidates before any is fine-tuned; propose those whose probes fuse best.
+
+    Args:
+        recipe: As for `run`.
+        candidates: `source:model`, where `*` stands for anything; None: the recipe's `scout:` has
+            them.
+        out: Folder for scout.json and recipe.yaml; default: `runs/<name of the recipe>-scout`.
+        seed: Replaces the recipe's.
+        listen: Takes progress events.
+
+    Raises:
+        UsageError: Something is wrong with recipe, data or folder; nothing was written.
+        NoMembersLeft: Every candidate failed.
+    """
+    stem = "run" if isinstance(recipe, Mapping) else Path(recipe).stem
+    experiment = Experiment(Path("runs") / f"{stem}-scout" if out is None else Path(out))
+    with Local(preload=ENGINE) as runner:
+        resolved = load_recipe(recipe, seed=seed, candidates=candidates)
+        if resolved.scout is None:
+            raise RecipeError(
+                "there are no candidates",
+                "some to choose from",
+                "Name them, or add `scout: {candidates: [...]}` to the recipe.",
+            )
+        context = _prepared(resolved, experiment, runner, listen)
+        with experiment:
+            context = _logged(context)
+            table = scout_stage(context, resolved.scout, store_data(context))
+            proposed = replace(resolved, members=proposed_entries(resolved.scout, table))
+            save_recipe(proposed, experiment.folder / "recipe.yaml")
+            return Scouted(experiment.folder, table)
+
+
+def _prepared(recipe: Recipe, experiment: Experiment, runner: Runner, listen: Listener) -> Context:
+    listen({"phase": "data"})
+    data, kind = recipe.data, recipe.task.kind
+    prepared = prepare(data.datasets, data.roles, data.limit, recipe.seed, kind)
+    return Context(recipe, prepared, experiment, runner, listen)
 
 
 def fuse_files(
@@ -212,9 +278,10 @@ def _fuse_larger_than_memory(experiment: Experiment, asked: Asked, report: bool)
 
 
 def _flow(context: Context) -> Run:
+    data = store_data(context)
+    context = _with_members(context, data)
     experiment, recipe = context.experiment, context.recipe
     save_recipe(recipe, experiment.folder / "recipe.yaml")
-    data = store_data(context)
     outcomes = [member_stage(context, entry, data) for entry in recipe.members]
     finished = [outcome for outcome in outcomes if outcome.predicted is not None]
     if not finished:
@@ -236,6 +303,18 @@ def _flow(context: Context) -> Run:
     report_stage(experiment)
     context.listen({"phase": "done"})
     return Run(experiment.folder, results)
+
+
+def _with_members(context: Context, data: Artifact) -> Context:
+    """The same context, its members chosen from the candidates where the recipe says so."""
+    recipe = context.recipe
+    if recipe.members:
+        return context
+    assert recipe.scout is not None
+    members = proposed_entries(recipe.scout, scout_stage(context, recipe.scout, data))
+    context = replace(context, recipe=replace(recipe, members=members))
+    check_members(context)
+    return context
 
 
 def _logged(context: Context) -> Context:

@@ -1,33 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recipe: one YAML file that says what to fine-tune and fuse, read into validated objects."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fusetune.calibrate.calibrator import Calibrator
 from fusetune.data.dataset import Dataset
 from fusetune.data.roles import Roles
+from fusetune.entries import MemberEntry, candidate_entries, finetune_block, member_entries
 from fusetune.errors import RecipeError, unknown_name
 from fusetune.evaluate.verdict import VerdictRule
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.settings import FineTune
 from fusetune.fuse.method import FusionMethod
-from fusetune.members.source import Source
 from fusetune.metric import Metric, check_kind
 from fusetune.plugins import find
-from fusetune.predictions.stack import RESERVED_MEMBERS
+from fusetune.predictions.kinds import Probabilities
+from fusetune.scout.settings import ScoutSettings
 from fusetune.store.artifact import write_text
 from fusetune.task import Task
 from fusetune.values import (
     build,
+    build_plugin,
     check_keys,
     checked,
     expand,
     mapping,
-    merged,
     plain,
     read_yaml,
     short,
@@ -38,14 +38,12 @@ __all__ = [
     "DEFAULT_CALIBRATOR",
     "Data",
     "Fuse",
-    "MemberEntry",
     "Recipe",
+    "Scout",
     "as_mapping",
     "load_recipe",
     "save_recipe",
 ]
-
-T = TypeVar("T")
 
 DEFAULT_CALIBRATOR = "temperature"  # one number, safe on few rows; keeps every decision
 OFFICIAL_SPLITS = ("train", "validation", "holdout", "test")
@@ -67,18 +65,11 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemberEntry:
-    """One member of the ensemble to be.
+class Scout:
+    """Which candidates are looked at before any is fine-tuned, and how."""
 
-    Args:
-        name: Unique in the run and safe as a file name.
-        source: Where its pretrained model comes from.
-        finetune: How it is fine-tuned; None: used as it is.
-    """
-
-    name: str
-    source: Source
-    finetune: FineTune | None
+    candidates: tuple[MemberEntry, ...]
+    settings: ScoutSettings = field(default_factory=ScoutSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +94,10 @@ class Fuse:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A validated recipe; every plug-in is found, every path absolute."""
+    """A validated recipe; every plug-in is found, every path absolute.
+
+    Where `members` is `scout`, there are none until scouting has proposed some.
+    """
 
     task: Task
     data: Data
@@ -112,33 +106,29 @@ class Recipe:
     metric: Metric[Any]
     seed: int = 0
     verdict: VerdictRule = field(default_factory=VerdictRule)
+    scout: Scout | None = None
 
 
-def load_recipe(source: Path | str | Mapping[str, Any], *, seed: int | None = None) -> Recipe:
+def load_recipe(
+    source: Path | str | Mapping[str, Any],
+    *,
+    seed: int | None = None,
+    candidates: Sequence[str] | None = None,
+) -> Recipe:
     """Read a recipe from a YAML file, or from a mapping of the same form.
 
     Args:
         source: A file, whose folder relative paths start at, or a mapping, for which they start at
             the working folder.
         seed: Replaces the recipe's.
+        candidates: Replace those of the recipe's `scout:`; members are then chosen from them.
 
     Raises:
         RecipeError: No file, no YAML, a key twice, an unknown key, a value of the wrong type, an
             unset `${NAME}`; the place in the recipe is named.
         FusetuneError: What a plug-in says of its own values.
     """
-    if isinstance(source, Mapping):
-        content, folder = dict(source), Path.cwd()
-    else:
-        path = Path(source)
-        content, folder = read_yaml(path), path.absolute().parent
-    known = [f.name for f in fields(Recipe)] + ["finetune"]
-    check_keys("the recipe", content, known)
-    for key in ("task", "data", "members"):
-        if key not in content:
-            raise RecipeError(
-                f"the recipe has no `{key}:`", "task, data and members", f"Add `{key}:`."
-            )
+    content, folder = _content(source, candidates)
     content = expand(content)
     task = find(Task, text(content["task"], "task"))()
     if task.objective is None:
@@ -148,23 +138,47 @@ def load_recipe(source: Path | str | Mapping[str, Any], *, seed: int | None = No
             "image_multilabel",
             "Fuse prediction files of this task with `fusetune fuse`.",
         )
-    metric = _plugin(Metric, "metric", content.get("metric", task.default_metric), "metric", folder)
+    judge = content.get("metric", task.default_metric)
+    metric = build_plugin(Metric, "metric", judge, "metric", folder)
     check_kind(metric, task.kind)
-    default = _finetune(content.get("finetune", {}), "finetune", FineTune(), folder)
-    members = _members(content["members"], default, folder)
+    default = finetune_block(content.get("finetune", {}), "finetune", FineTune(), folder)
+    members, scout = _members_and_scout(content, task, default, folder)
     objective = find(Objective, task.objective)()
-    for entry in members:
+    for entry in (*members, *(scout.candidates if scout else ())):
         if entry.finetune is not None:
             objective.check(entry.finetune)
     return Recipe(
         task=task,
         data=_data(content["data"], folder),
         members=members,
+        scout=scout,
         fuse=_fuse(content.get("fuse", {}), task, folder),
         metric=metric,
         seed=checked(int, content.get("seed", 0) if seed is None else seed, "seed"),
         verdict=build(VerdictRule, content.get("verdict", {}), "verdict", folder),
     )
+
+
+def _content(
+    source: Path | str | Mapping[str, Any], candidates: Sequence[str] | None
+) -> tuple[dict[str, Any], Path]:
+    """The recipe's keys, all of them known and the necessary ones there, and its folder."""
+    if isinstance(source, Mapping):
+        content, folder = dict(source), Path.cwd()
+    else:
+        path = Path(source)
+        content, folder = read_yaml(path), path.absolute().parent
+    if candidates is not None:
+        scout = mapping(content.get("scout", {}), "scout")
+        content |= {"members": "scout", "scout": {**scout, "candidates": list(candidates)}}
+    known = [f.name for f in fields(Recipe)] + ["finetune"]
+    check_keys("the recipe", content, known)
+    for key in ("task", "data", "members"):
+        if key not in content:
+            raise RecipeError(
+                f"the recipe has no `{key}:`", "task, data and members", f"Add `{key}:`."
+            )
+    return content, folder
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
@@ -219,7 +233,7 @@ def _data(content: object, folder: Path) -> Data:
     limit = _limit(block.pop("limit", None), "data.limit")
     if "source" in block:
         return Data(
-            datasets={"all": _plugin(Dataset, "source", block, "data", folder)},
+            datasets={"all": build_plugin(Dataset, "source", block, "data", folder)},
             limit=limit,
             roles=roles,
         )
@@ -235,71 +249,41 @@ def _data(content: object, folder: Path) -> Data:
         entry = mapping(split, f"data.{role}")
         if role == "train":
             limit = _limit(entry.pop("limit", limit), "data.train.limit")
-        datasets[role] = _plugin(Dataset, "source", entry, f"data.{role}", folder)
+        datasets[role] = build_plugin(Dataset, "source", entry, f"data.{role}", folder)
     return Data(datasets=datasets, limit=limit, roles=roles)
 
 
-def _members(content: object, default: FineTune | None, folder: Path) -> tuple[MemberEntry, ...]:
-    if not isinstance(content, Sequence) or isinstance(content, str) or not content:
+def _members_and_scout(
+    content: Mapping[str, Any], task: Task, default: FineTune | None, folder: Path
+) -> tuple[tuple[MemberEntry, ...], Scout | None]:
+    if "scout" in content and task.kind is not Probabilities:
         raise RecipeError(
-            f"members is {short(content)}",
-            "a list of at least one member",
-            "Write `- mini:resnet`.",
+            f"scout is given, and task is '{task.name}'",
+            "image_classification: the scores are of classes",
+            "Remove `scout:`, and list the members.",
         )
-    entries: list[MemberEntry] = []
-    for index, item in enumerate(content):
-        where = f"members[{index}]"
-        if isinstance(item, str):
-            source_name, colon, model = item.partition(":")
-            if not colon:
-                raise RecipeError(
-                    f"{where} is '{item}'",
-                    "`source:model`",
-                    "Write for example `torchvision:resnet18`.",
-                )
-            item = {"source": source_name, "model": model}
-        block = mapping(item, where)
-        finetune = default
-        if "finetune" in block:
-            finetune = _finetune(block.pop("finetune"), f"{where}.finetune", default, folder)
-        given = block.pop("name", None)
-        source = _plugin(Source, "source", block, where, folder)
-        entries.append(
-            MemberEntry(
-                name=_member_name(given, source, where, entries), source=source, finetune=finetune
-            )
-        )
-    return tuple(entries)
-
-
-def _member_name(given: object, source: Source, where: str, before: Sequence[MemberEntry]) -> str:
-    taken = {entry.name for entry in before} | set(RESERVED_MEMBERS)
-    if given is None:
-        names = (
-            f"{source.member_name}-{n}" if n > 1 else source.member_name
-            for n in range(1, len(before) + 3)
-        )
-        return next(name for name in names if name not in taken)
-    name = text(given, f"{where}.name")
-    if name in taken or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        reason = "taken" if name in taken else "no safe file name"
+    scout = _scout(content["scout"], default, folder) if "scout" in content else None
+    if content["members"] != "scout":
+        return member_entries(content["members"], default, folder), scout
+    if scout is None:
         raise RecipeError(
-            f"{where}.name is '{name}', which is {reason}",
-            "a name of its own made of letters, digits, '.', '_' and '-'",
-            "Rename it.",
+            "members is 'scout', and the recipe has no `scout:`",
+            "the candidates that members are chosen from",
+            "Add `scout: {candidates: ['mini:*']}`.",
         )
-    return name
+    return (), scout
 
 
-def _finetune(
-    content: object, where: str, default: FineTune | None, folder: Path
-) -> FineTune | None:
-    """A `finetune:` block; what a member's block leaves out comes from the recipe's."""
-    if content in ("none", None, False):
-        return None
-    block = mapping(content, where)
-    whole = merged({} if default is None else plain(default), block)
-    return build(FineTune, whole, where, folder)
+def _scout(content: object, default: FineTune | None, folder: Path) -> Scout:
+    block = mapping(content, "scout")
+    if "candidates" not in block:
+        raise RecipeError(
+            "scout has no `candidates:`",
+            "a list like that of members",
+            "Add `candidates: ['mini:*']`.",
+        )
+    entries = candidate_entries(block.pop("candidates"), default, folder)
+    return Scout(candidates=entries, settings=build(ScoutSettings, block, "scout", folder))
 
 
 def _fuse(content: object, task: Task, folder: Path) -> Fuse:
@@ -312,7 +296,7 @@ def _fuse(content: object, task: Task, folder: Path) -> Fuse:
         )
     methods: dict[str, FusionMethod[Any]] = {}
     for index, item in enumerate(listed):
-        method = _plugin(FusionMethod, "method", item, f"fuse.methods[{index}]", folder)
+        method = build_plugin(FusionMethod, "method", item, f"fuse.methods[{index}]", folder)
         if method.name in methods:
             raise RecipeError(
                 f"fuse.methods names '{method.name}' twice", "every method once", "Remove one."
@@ -336,18 +320,7 @@ def _calibrator(
     content = block.get(key, default)
     if content in ("none", None):
         return None
-    return _plugin(Calibrator, "calibrator", content, f"fuse.{key}", folder)
-
-
-def _plugin(interface: type[T], key: str, content: object, where: str, folder: Path) -> T:
-    """A plug-in from its bare name, or from a mapping that names it under `key`."""
-    block = {key: content} if isinstance(content, str) else mapping(content, where)
-    if key not in block:
-        raise RecipeError(
-            f"{where} does not say its `{key}:`", "the name of one", f"Add `{key}: ...`."
-        )
-    cls = find(interface, text(block.pop(key), f"{where}.{key}"))
-    return build(cls, block, where, folder)
+    return build_plugin(Calibrator, "calibrator", content, f"fuse.{key}", folder)
 
 
 def _limit(value: object, where: str) -> int | None:

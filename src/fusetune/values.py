@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fusetune.errors import RecipeError, name_some, unknown_name
+from fusetune.plugins import find
 
 __all__ = [
     "build",
+    "build_plugin",
     "check_keys",
     "checked",
     "expand",
@@ -222,3 +224,14 @@ def short(value: object) -> str:
     """A value as it can stand in a message."""
     written = repr(value)
     return written if len(written) <= 60 else f"{written[:57]}..."
+
+
+def build_plugin(interface: type[T], key: str, content: object, where: str, folder: Path) -> T:
+    """A plug-in from its bare name, or from a mapping that names it under `key`."""
+    block = {key: content} if isinstance(content, str) else mapping(content, where)
+    if key not in block:
+        raise RecipeError(
+            f"{where} does not say its `{key}:`", "the name of one", f"Add `{key}: ...`."
+        )
+    cls = find(interface, text(block.pop(key), f"{where}.{key}"))
+    return build(cls, block, where, folder)

@@ -13,7 +13,7 @@ __all__ = ["list_names"]
 
 def list_names(
     what: Annotated[
-        str | None, typer.Argument(help="tasks, datasets, sources, methods, metrics ...")
+        str | None, typer.Argument(help="tasks, datasets, sources, methods, metrics, scores ...")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -26,6 +26,7 @@ def list_names(
     from fusetune.fuse.method import FusionMethod
     from fusetune.members.source import Source
     from fusetune.metric import Metric
+    from fusetune.scout.score import TransferScore
     from fusetune.task import Task
 
     folders = {
@@ -34,6 +35,7 @@ def list_names(
         "sources": Source,
         "methods": FusionMethod,
         "metrics": Metric,
+        "scores": TransferScore,
     }
     if what is not None and what not in folders:
         raise unknown_name("list", what, folders)

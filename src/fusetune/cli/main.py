@@ -15,6 +15,7 @@ from fusetune.cli.list import list_names
 from fusetune.cli.predict import predict
 from fusetune.cli.report import report
 from fusetune.cli.run import run
+from fusetune.cli.scout import scout
 from fusetune.errors import FileFailed, FusetuneError
 
 __all__ = ["app", "main"]
@@ -30,6 +31,7 @@ for name, command in (
     ("demo", demo),
     ("init", init),
     ("run", run),
+    ("scout", scout),
     ("fuse", fuse),
     ("predict", predict),
     ("report", report),

@@ -16,6 +16,8 @@ __all__ = ["showing"]
 PHASES = {
     "data": "Reading and checking the data",
     "check": "Loading every member once",
+    "view": "Looking at the candidates",
+    "scout": "Scoring the candidates",
     "fuse": "Fitting and judging the fusions",
     "report": "Drawing the report",
 }

@@ -96,6 +96,10 @@ class Engine(abc.ABC):
         """`(N, ...)` raw outputs in evaluation mode, with evaluation preprocessing."""
 
     @abc.abstractmethod
+    def features(self, member: Member, images: Images, report: Report) -> tuple[Array, Array]:
+        """`(N, D)` float32 inputs of the head, and the `outputs`, from one pass."""
+
+    @abc.abstractmethod
     def save(self, member: Member, path: Path) -> None:
         """Write the weights as safetensors."""
 

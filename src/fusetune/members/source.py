@@ -59,6 +59,15 @@ class Source(abc.ABC):
         """
         return self
 
+    @classmethod
+    def model_names(cls) -> tuple[str, ...]:
+        """Names that `model` can take, for patterns like `mini:*`; empty where nobody knows them."""
+        return ()
+
+    def own_classes(self) -> tuple[str, ...] | None:
+        """Class names of the checkpoint's own head; None: not known, or nothing was pretrained."""
+        return None if self.weights == "none" else self.classes
+
     @abc.abstractmethod
     def check(self) -> None:
         """Find what can be wrong without loading the model, in well under a second per member.

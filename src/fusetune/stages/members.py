@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusetune.data.prepare import Prepared
+from fusetune.entries import MemberEntry
 from fusetune.errors import FusetuneError
 from fusetune.evaluate.cost import Cost
 from fusetune.finetune.engine import Plan
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.randomness import mixed_seed
 from fusetune.plugins import find
-from fusetune.recipe import MemberEntry, Recipe
+from fusetune.recipe import Recipe
 from fusetune.runtime.runner import Call, Event, Runner
 from fusetune.store.artifact import JSON, Artifact, Step, canonical, file_checksum
 from fusetune.store.experiment import Experiment

@@ -12,6 +12,7 @@ from fusetune.atomic import replacing
 from fusetune.data.inputs import Images
 from fusetune.finetune.batches import PixelStore
 from fusetune.finetune.engine import Engine, History, Plan, Report, Split
+from fusetune.finetune.torch_features import head_inputs
 from fusetune.finetune.torch_loop import Training, model_outputs
 from fusetune.members.member import Member
 from fusetune.predictions.kinds import Array
@@ -36,6 +37,12 @@ class Torch(Engine):
         return model_outputs(
             model, PixelStore(images, member.preprocess), member.preprocess, device
         )
+
+    def features(self, member: Member, images: Images, report: Report) -> tuple[Array, Array]:
+        """`(N, D)` float32 inputs of the head, and the `outputs`, from one pass."""
+        with head_inputs(member) as seen:
+            outputs = self.outputs(member, images, report)
+            return seen(), outputs
 
     def save(self, member: Member, path: Path) -> None:
         """Write the weights as safetensors; shared tensors are written once."""

@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from fusetune.errors import unknown_name
 from fusetune.members.heads import forked_seed
@@ -35,11 +36,21 @@ class Mini(Source):
         path = self._weights_path()
         return () if self.weights == "none" else (path,)
 
+    @classmethod
+    def model_names(cls) -> tuple[str, ...]:
+        """The networks in the package."""
+        return tuple(sorted(path.stem for path in _folder().glob("*.safetensors")))
+
+    def own_classes(self) -> tuple[str, ...] | None:
+        """The letters and symbols of the package's weights, or what the user's file says."""
+        if self.weights == "none":
+            return None
+        return self.classes or self._settings().get("classes")
+
     def check(self) -> None:
         """Find what can be wrong, without importing torch."""
-        names = sorted(path.stem for path in _folder().glob("*.safetensors"))
-        if self.model not in names:
-            raise unknown_name("model of source mini", self.model, names)
+        if self.model not in self.model_names():
+            raise unknown_name("model of source mini", self.model, self.model_names())
         check_fields(self, known_classes=True)
         check_weights(self._weights_path())
 
@@ -48,14 +59,13 @@ class Mini(Source):
         self.check()
         from fusetune.members import mini_nets
 
-        metadata = {} if self.weights == "none" else read_metadata(self._weights_path())
-        settings = {name: json.loads(text) for name, text in metadata.items() if name != "recipe"}
+        settings = {} if self.weights == "none" else self._settings()
         preprocess = Preprocess(
             size=settings.get("size", mini_nets.SIZE),
             mean=tuple(settings.get("mean", mini_nets.MEAN)),
             std=tuple(settings.get("std", mini_nets.STD)),
         )
-        own = self.classes or tuple(settings.get("classes", ())) or None
+        own = self.classes or settings.get("classes")
         with forked_seed(seed):
             model = mini_nets.build(self.model, len(own or classes))
         reads = pretrained and self.weights != "none"
@@ -66,6 +76,14 @@ class Mini(Source):
             preprocess=(self.preprocess or PreprocessOverride()).apply(preprocess),
         )
         return make_member(self, found, classes, seed=seed)
+
+    def _settings(self) -> dict[str, Any]:
+        """What the weights file says of itself."""
+        metadata = read_metadata(self._weights_path())
+        settings = {name: json.loads(text) for name, text in metadata.items() if name != "recipe"}
+        if "classes" in settings:
+            settings["classes"] = tuple(settings["classes"])
+        return settings
 
     def _weights_path(self) -> Path:
         """The user's file, or the package's own."""

@@ -50,6 +50,17 @@ class Timm(Source):
         folder = self._folder()
         return hub.layout_files(folder) if folder else Source.files(self)
 
+    @classmethod
+    def model_names(cls) -> tuple[str, ...]:
+        """Those that timm publishes weights for, without their tags."""
+        return tuple(_module().list_models(pretrained=True, include_tags=False))
+
+    def own_classes(self) -> tuple[str, ...] | None:
+        """The user's, or those in the checkpoint's own configuration."""
+        if self.weights == "none" or self.classes or not self._is_published():
+            return super().own_classes()
+        return tuple(self._configuration().get("label_names") or ()) or None
+
     def check(self) -> None:
         """Find what can be wrong; the first call in a process imports timm."""
         configuration = self._configuration()
@@ -60,9 +71,8 @@ class Timm(Source):
         """Build the model, read or fetch its weights."""
         self.check()
         configuration = self._configuration()
-        names = configuration.get("label_names") if self._is_published() else None
-        own = self.classes or (tuple(names) if names else None)
-        num_outputs = len(own or ()) or configuration["num_classes"] or len(classes)
+        own = self.own_classes()
+        num_outputs = len(own or self.classes or ()) or configuration["num_classes"] or len(classes)
         weights = None
         if pretrained and self.weights != "none":
             weights = self._converted(self._read(configuration), configuration)
@@ -71,7 +81,7 @@ class Timm(Source):
         found = Pretrained(
             model=model,
             weights=weights,
-            classes=own if self.weights != "none" else None,
+            classes=own,
             preprocess=self._preprocess(configuration),
             notes=self._notes(configuration),
         )

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fusetune.errors import InvalidValue, WeightsError, unknown_name
@@ -47,6 +48,17 @@ class Torchvision(Source):
     DOWNLOAD_TIMEOUT_S: ClassVar[float] = 30.0
     """Of one silent read, not of the whole download."""
 
+    @classmethod
+    def model_names(cls) -> tuple[str, ...]:
+        """All classification models."""
+        return tuple(_models().list_models(module=_models()))
+
+    def own_classes(self) -> tuple[str, ...] | None:
+        """ImageNet's for the default weights."""
+        if self.weights == "none" or self.classes or not self._is_default():
+            return super().own_classes()
+        return tuple(self._entry().meta["categories"])
+
     def check(self) -> None:
         """Find what can be wrong; the first call in a process imports torchvision."""
         entry = self._entry()
@@ -71,28 +83,25 @@ class Torchvision(Source):
         """Build the model, read or download its weights."""
         self.check()
         categories = tuple(self._entry().meta["categories"])
-        own = self.classes or (categories if self._is_default() else None)
+        own = self.own_classes()
         weights = self._read() if pretrained and self.weights != "none" else None
         with forked_seed(seed):
-            model = self._build(len(own or categories))
+            model = self._build(len(own or self.classes or categories))
         found = Pretrained(
             model=model,
             weights=weights,
-            classes=own if self.weights != "none" else None,
+            classes=own,
             preprocess=self._preprocess(),
         )
         return make_member(self, found, classes, seed=seed)
 
     def _entry(self) -> "WeightsEnum":
         """The library's own description of the model's default weights."""
-        try:
-            from torchvision import models
-        except ImportError as error:
-            raise missing_extra(str(error.name), "vision") from None
-        known = models.list_models(module=models)
-        if self.model not in known:
-            raise unknown_name("classification model of torchvision", self.model, known)
-        return models.get_model_weights(self.model).DEFAULT
+        if self.model not in self.model_names():
+            raise unknown_name(
+                "classification model of torchvision", self.model, self.model_names()
+            )
+        return _models().get_model_weights(self.model).DEFAULT
 
     def _preprocess(self) -> Preprocess:
         preset = self._entry().transforms()
@@ -171,6 +180,14 @@ class Torchvision(Source):
                 f"or name it in the recipe: weights: path/to/{path.name}; or write weights: none.",
             ) from None
         return path
+
+
+def _models() -> ModuleType:
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise missing_extra(str(error.name), "vision") from None
+    return models
 
 
 @contextlib.contextmanager

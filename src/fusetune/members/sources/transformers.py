@@ -56,6 +56,12 @@ class Transformers(Source):
         folder = self._folder()
         return hub.layout_files(folder) if folder else Source.files(self)
 
+    def own_classes(self) -> tuple[str, ...] | None:
+        """The user's, or the checkpoint's `id2label`."""
+        if self.weights == "none" or self.classes or not self._is_published():
+            return super().own_classes()
+        return class_names(self._config())
+
     def check(self) -> None:
         """Find what can be wrong; the first call in a process imports transformers."""
         try:
@@ -75,7 +81,7 @@ class Transformers(Source):
                 "config with a weights file, or with weights: none",
                 "Leave config out.",
             )
-        check_fields(self, known_classes=self.weights == "default" or bool(folder), folders=True)
+        check_fields(self, known_classes=self._is_published(), folders=True)
         if folder or self.config is not None:
             self._config()
 
@@ -83,14 +89,13 @@ class Transformers(Source):
         """Build the model, read or fetch its weights and its image processor's settings."""
         self.check()
         config = self._config()
-        named = self.weights == "default" or self._folder() is not None
-        own = self.classes or (class_names(config) if named else None)
+        named, own = self._is_published(), self.own_classes()
         check_fields(self, known_classes=own is not None, folders=True)
         settings = self._processor()
         preprocess = self._preprocess(settings)
         flips = bool(settings.get("do_flip_channel_order"))
         if not named:
-            config.num_labels = len(own or classes)
+            config.num_labels = len(own or self.classes or classes)
         with quiet(), forked_seed(seed):
             weights = self._read(config) if pretrained and self.weights != "none" else None
             model = build_model(config)
@@ -102,7 +107,7 @@ class Transformers(Source):
         found = Pretrained(
             model=model,
             weights=weights,
-            classes=own if self.weights != "none" else None,
+            classes=own,
             preprocess=preprocess,
         )
         return make_member(self, found, classes, seed=seed)
@@ -113,6 +118,10 @@ class Transformers(Source):
         content = self.config if self.config is not None else hub.read_config(self._place())
         config = {key: value for key, value in content.items() if key not in labels}
         return replace(self, weights="none", config=config)
+
+    def _is_published(self) -> bool:
+        """True for weights that come with a configuration of their own."""
+        return self.weights == "default" or self._folder() is not None
 
     def _folder(self) -> Path | None:
         given = self.weights

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entries of a recipe's `members:`, and of the candidates that members are chosen from."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from fusetune.errors import RecipeError, name_some
+from fusetune.finetune.settings import FineTune
+from fusetune.members.source import Source
+from fusetune.plugins import find
+from fusetune.predictions.stack import RESERVED_MEMBERS
+from fusetune.values import build, build_plugin, mapping, merged, plain, short, text
+
+__all__ = ["MemberEntry", "candidate_entries", "finetune_block", "member_entries"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberEntry:
+    """One member of the ensemble to be.
+
+    Args:
+        name: Unique in the run and safe as a file name.
+        source: Where its pretrained model comes from.
+        finetune: How it is fine-tuned; None: used as it is.
+    """
+
+    name: str
+    source: Source
+    finetune: FineTune | None
+
+
+def candidate_entries(
+    content: object, default: FineTune | None, folder: Path
+) -> tuple[MemberEntry, ...]:
+    """Entries like those of `members:`; a `*` in a model's name stands for all that match.
+
+    Raises:
+        RecipeError: Nothing matches, and what `members:` would be refused for.
+    """
+    return member_entries(content, default, folder, where="scout.candidates")
+
+
+def _matching(block: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """The block once for each model whose name matches; the block itself without a pattern."""
+    model = str(block.get("model", ""))
+    if not set("*?[") & set(model):
+        return [dict(block)]
+    source = find(Source, text(block.get("source"), f"{where}.source"))
+    names = [name for name in source.model_names() if fnmatchcase(name, model)]
+    if not names:
+        raise RecipeError(
+            f"no model of source {block['source']} matches '{model}' ({where})",
+            f"some of {name_some(list(source.model_names()))}",
+            "Correct the pattern.",
+        )
+    return [{**block, "model": name} for name in names]
+
+
+def member_entries(
+    content: object, default: FineTune | None, folder: Path, where: str = "members"
+) -> tuple[MemberEntry, ...]:
+    """The entries of a list; `default` is the recipe's `finetune:`.
+
+    Raises:
+        RecipeError: No list, an empty one, an entry without a source, or a name that is taken.
+    """
+    if not isinstance(content, Sequence) or isinstance(content, str) or not content:
+        raise RecipeError(
+            f"{where} is {short(content)}",
+            "a list of at least one member",
+            "Write `- mini:resnet`.",
+        )
+    entries: list[MemberEntry] = []
+    for index, item in enumerate(content):
+        place = f"{where}[{index}]"
+        if isinstance(item, str):
+            source_name, colon, model = item.partition(":")
+            if not colon:
+                raise RecipeError(
+                    f"{place} is '{item}'",
+                    "`source:model`",
+                    "Write for example `torchvision:resnet18`.",
+                )
+            item = {"source": source_name, "model": model}
+        block = mapping(item, place)
+        finetune = default
+        if "finetune" in block:
+            finetune = finetune_block(block.pop("finetune"), f"{place}.finetune", default, folder)
+        given = block.pop("name", None)
+        for one in _matching(block, place) if where != "members" else [block]:
+            source = build_plugin(Source, "source", one, place, folder)
+            name = _member_name(given, source, place, entries)
+            entries.append(MemberEntry(name=name, source=source, finetune=finetune))
+    return tuple(entries)
+
+
+def _member_name(given: object, source: Source, where: str, before: Sequence[MemberEntry]) -> str:
+    taken = {entry.name for entry in before} | set(RESERVED_MEMBERS)
+    if given is None:
+        names = (
+            f"{source.member_name}-{n}" if n > 1 else source.member_name
+            for n in range(1, len(before) + 3)
+        )
+        return next(name for name in names if name not in taken)
+    name = text(given, f"{where}.name")
+    if name in taken or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        reason = "taken" if name in taken else "no safe file name"
+        raise RecipeError(
+            f"{where}.name is '{name}', which is {reason}",
+            "a name of its own made of letters, digits, '.', '_' and '-'",
+            "Rename it.",
+        )
+    return name
+
+
+def finetune_block(
+    content: object, where: str, default: FineTune | None, folder: Path
+) -> FineTune | None:
+    """A `finetune:` block; what a member's block leaves out comes from the recipe's."""
+    if content in ("none", None, False):
+        return None
+    block = mapping(content, where)
+    whole = merged({} if default is None else plain(default), block)
+    return build(FineTune, whole, where, folder)
