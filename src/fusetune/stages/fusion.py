@@ -20,6 +20,7 @@ from fusetune.evaluate.advice import advice
 from fusetune.evaluate.judge import Candidates, Judge
 from fusetune.fuse.fusion import load_fusion, save_fusion
 from fusetune.fuse.method import Fusion, FusionMethod
+from fusetune.fuse.threads import one_thread
 from fusetune.predictions.files import write_columnar, write_targets
 from fusetune.predictions.kinds import Columnar
 from fusetune.predictions.stack import Stack, rows_of
@@ -67,8 +68,9 @@ def fuse_stage(
     if artifact := step.finished():
         return artifact
     folder = step.begin()
-    candidates = _candidates(judge, settings)
-    entries, fused = judge.results(candidates)
+    with one_thread():
+        candidates = _candidates(judge, settings)
+        entries, fused = judge.results(candidates)
     chosen = candidates.chosen
     save_fusion(candidates.fusions[chosen], folder / "fusion")
     write_columnar(folder / "predictions" / "test.parquet", fused[chosen])
