@@ -16,7 +16,8 @@ from fusetune.finetune.engine import Plan, Split
 from fusetune.finetune.engines.torch import Torch
 from fusetune.finetune.objectives.classification import Classification
 from fusetune.finetune.settings import Augmentation, FineTune, Optimizer, Schedule
-from fusetune.finetune.torch_loop import schedule_factor, to_model
+from fusetune.finetune.torch_inputs import ModelInput
+from fusetune.finetune.torch_loop import schedule_factor
 from fusetune.members.member import Member, Preprocess
 from fusetune.predictions.targets import Targets
 
@@ -197,14 +198,13 @@ def test_the_schedule_warms_up_and_falls() -> None:
 
 
 def test_normalizing_and_resizing_follow_the_member() -> None:
+    def model_input(size: int, resize: int | None = None) -> ModelInput:
+        made = Preprocess(size=size, resize=resize, mean=(0, 0, 0), std=(1, 1, 1))
+        return ModelInput(made, torch.device("cpu"))
+
     pixels = torch.full((2, 8, 8, 3), 255, dtype=torch.uint8)
-    white = to_model(pixels, PREPROCESS)
+    white = ModelInput(PREPROCESS, torch.device("cpu"))(pixels)
     assert white.shape == (2, 3, 8, 8)
     assert torch.allclose(white, torch.tensor(2.0))
-    cropped = to_model(pixels, Preprocess(size=20, resize=24, mean=(0, 0, 0), std=(1, 1, 1)))
-    assert cropped.shape == (2, 3, 20, 20)
-    wide = to_model(
-        torch.zeros((1, 8, 12, 3), dtype=torch.uint8),
-        Preprocess(size=8, mean=(0, 0, 0), std=(1, 1, 1)),
-    )
-    assert wide.shape == (1, 3, 8, 8)
+    assert model_input(20, 24)(pixels).shape == (2, 3, 20, 20)
+    assert model_input(8)(torch.zeros((1, 8, 12, 3), dtype=torch.uint8)).shape == (1, 3, 8, 8)
