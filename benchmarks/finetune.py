@@ -57,7 +57,7 @@ HEAD = """\
 
 Both train the same network from the same initial weights on the same {rows:,} rows of {data}
 (32×32), {epochs} epochs, {test:,} rows to test on; SGD with momentum {momentum} at constant rate, flips and
-crops padded by 4. The tutorial loop: `DataLoader` with {workers} workers and PIL transforms, fp32, `loss.item()`
+crops padded by 4. The tutorial loop: `DataLoader` and PIL transforms, fp32, `loss.item()`
 after every step{pinned}. Ours: `fusetune.finetune` with `precision: {precision}`. They take turns within one
 process. *Training* compares the seconds of all training steps, warm-up included (start of workers,
 recording, compilation); *steady* the epochs after the first; *whole* everything, tests after each
@@ -111,6 +111,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     data = cifar10(options) or made_up(options)
     say(f"data: {data.name}")
+    product_rate("fp32", device)  # starts a GPU's libraries, before anyone is timed
     body = [table_of(model, options, data, device) for model in options.models]
     print(head(options, data, device, time.perf_counter() - start))
     print("\n".join(body))
@@ -131,7 +132,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", help="cpu, cuda; default: cuda where there is one")
     parser.add_argument("--threads", type=int, default=2, help="on a CPU")
     parser.add_argument(
-        "--workers", type=int, help="of the tutorial's DataLoader: 2, or 8 on a GPU"
+        "--workers", type=int, nargs="+", default=[2], help="of the tutorial's DataLoader"
     )
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
     parser.add_argument("--compile", action="store_true", help="ours with torch.compile as well")
@@ -143,15 +144,18 @@ def parsed() -> argparse.Namespace:
 def table_of(name: str, options: argparse.Namespace, data: Data, device: torch.device) -> str:
     """The part of the page on one network."""
     ways: dict[str, Callable[[nn.Module, int], Outcome]] = {
-        "tutorial": lambda model, seed: tutorial(model, data, options, device, seed),
-        "ours": lambda model, seed: ours(model, data, settings_of(options), device, seed),
+        f"tutorial, {workers} workers": lambda model, seed, workers=workers: tutorial(
+            model, data, settings_of(options), device, (seed, workers)
+        )
+        for workers in options.workers
     }
+    ways["ours"] = lambda model, seed: ours(model, data, settings_of(options), device, seed)
     if options.compile:
         compiled = replace(settings_of(options), compile=True)
         ways["ours, compiled"] = lambda model, seed: ours(model, data, compiled, device, seed)
     found: dict[str, list[Outcome]] = {way: [] for way in ways}
     for seed in range(options.seeds):
-        for way in sorted(ways, reverse=seed % 2 == 0):  # who goes first changes
+        for way in list(ways)[:: 1 if seed % 2 == 0 else -1]:  # who goes first changes
             model = network(name, seed)
             found[way].append(ways[way](model, seed))
             say(f"{name}, seed {seed}, {way}: {found[way][-1]}")
@@ -191,27 +195,34 @@ class Pictures(Dataset):
 
 
 def tutorial(
-    model: nn.Module, data: Data, options: argparse.Namespace, device: torch.device, seed: int
+    model: nn.Module,
+    data: Data,
+    settings: FineTune,
+    device: torch.device,
+    seed_and_workers: tuple[int, int],
 ) -> Outcome:
     """The loop of PyTorch's tutorial on classifying CIFAR-10, tested after every epoch."""
+    seed, workers = seed_and_workers
     torch.manual_seed(seed)
     normalize = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     changes = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
     loading = {
-        "num_workers": workers_of(options, device),
+        "num_workers": workers,
         "pin_memory": device.type == "cuda",
-        "persistent_workers": workers_of(options, device) > 0,
+        "persistent_workers": workers > 0,
     }
     train = Pictures(*data.train, transforms.Compose([*changes, *normalize]))
     test = Pictures(*data.test, transforms.Compose(normalize))
-    trainloader = DataLoader(train, batch_size=options.batch, shuffle=True, **loading)
+    trainloader = DataLoader(train, batch_size=settings.batch_size, shuffle=True, **loading)
     testloader = DataLoader(test, batch_size=TEST_BATCH, **loading)
     start = time.perf_counter()
     model.to(device)
     criterion = nn.CrossEntropyLoss()
-    optimizer = torch.optim.SGD(model.parameters(), lr=options.lr, momentum=MOMENTUM)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=settings.optimizer.peak_lr, momentum=MOMENTUM
+    )
     epoch_seconds, accuracy = [], 0.0
-    for _ in range(options.epochs):
+    for _ in range(settings.epochs):
         before = time.perf_counter()
         model.train()
         running_loss = 0.0
@@ -284,7 +295,7 @@ def rows_of(found: Mapping[str, list[Outcome]], work: float, device: torch.devic
         "| | precision | images/s, steady | share | accuracy per seed | warm-up s | training, ratio per seed (median) | steady, ratio | whole, ratio | break-even |",
         "| --- | --- | ---: | ---: | --- | ---: | --- | ---: | ---: | ---: |",
     ]
-    base = found["tutorial"]
+    base = next(iter(found.values()))
     for way, outcomes in found.items():
         rate = statistics.median(o.rows / o.steady for o in outcomes)
         share = rate * work / product_rate(outcomes[0].precision, device)
@@ -426,13 +437,6 @@ def made_up(options: argparse.Namespace) -> Data:
     return Data(name, draw(options.rows), draw(options.test_rows))
 
 
-def workers_of(options: argparse.Namespace, device: torch.device) -> int:
-    """Processes that the tutorial's DataLoader decodes and transforms in."""
-    if options.workers is not None:
-        return options.workers
-    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 2
-
-
 def head(options: argparse.Namespace, data: Data, device: torch.device, seconds: float) -> str:
     """The page's first lines: what was measured where."""
     on_gpu = device.type == "cuda"
@@ -451,7 +455,6 @@ def head(options: argparse.Namespace, data: Data, device: torch.device, seconds:
         epochs=options.epochs,
         test=len(data.test[1]),
         momentum=MOMENTUM,
-        workers=workers_of(options, device),
         pinned=", pinned memory" if on_gpu else "",
         precision=options.precision,
         side=side_of(device),

@@ -113,7 +113,8 @@ class FineTune:
         precision: Of matrix products and convolutions in training; weights, sums and predictions
             stay in `fp32`. `auto` takes `bf16` (Kalamkar et al. 2019: no loss scaling is needed) on
             GPUs that have it, and on CPUs with AVX-512-BF16 or AMX for networks of at least a
-            million weights, else `fp32`. A resumed run keeps what it began with.
+            million weights without grouped convolutions (docs/results/finetune.md), else `fp32`.
+            A resumed run keeps what it began with.
         compile: Translate the model by `torch.compile`, which takes half a minute to some minutes
             before the first step: worth it for long runs.
         optimizer: Which optimizer.

@@ -32,6 +32,7 @@ from fusetune.finetune.torch_precision import (
     autocast,
     build_optimizer,
     chosen_precision,
+    freed_memory_kept,
     in_head,
     memory_format,
     parameter_groups,
@@ -94,6 +95,7 @@ class Training:
         with (
             torch.random.fork_rng(devices=[self.device] if cuda else []),
             torch.cuda.stream(stream),
+            freed_memory_kept(self.device),
         ):
             self.prepare(stream)
             while self.state.epoch < self.settings.epochs and not self.out_of_patience():
@@ -109,7 +111,7 @@ class Training:
         """Put on the device what every step reads; a recorded step finds it where it was."""
         if stream is not None:
             stream.wait_stream(torch.cuda.default_stream(self.device))
-        layout = memory_format(self.state.precision, self.device)
+        layout = memory_format(self.device)
         self.model.to(memory_format=layout)
         self.model_input = ModelInput(self.member.preprocess, self.device, layout)
         self.compiled = torch.compile(self.model, dynamic=False) if self.settings.compile else None
