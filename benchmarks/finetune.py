@@ -105,7 +105,7 @@ class Outcome:
 def main() -> None:
     """Measure model by model, write the page."""
     options = parsed()
-    start = time.perf_counter()
+    start, options.commit = time.perf_counter(), options.commit or commit()
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cpu":
         torch.set_num_threads(options.threads)
@@ -442,7 +442,7 @@ def head(options: argparse.Namespace, data: Data, device: torch.device, seconds:
     on_gpu = device.type == "cuda"
     return HEAD.format(
         date=datetime.date.today(),
-        commit=options.commit or commit(),
+        commit=options.commit,
         device=torch.cuda.get_device_name(device) if on_gpu else "no GPU (not run on a GPU)",
         cpus=os.cpu_count(),
         cpu=processor(),

@@ -2,6 +2,7 @@
 """The fine-tuning loop: it learns, it resumes to the same bits, it says when it diverges."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,36 @@ def test_a_run_stopped_within_an_epoch_ends_with_the_same_bits(
     with pytest.raises(Stopped):
         finetune(tmp_path / "stopped", report=stop)
     resumed, _ = finetune(tmp_path / "stopped")
+    assert weights(resumed) == weights(whole)
+
+
+EVERYTHING = Augmentation(
+    flip=True,
+    crop_padding=1,
+    resized_crop=0.5,
+    rand_augment=1,
+    color_jitter=0.2,
+    cutout=2,
+    mixup=0.2,
+    cutmix=1.0,
+)
+
+
+def test_a_run_with_every_augmentation_stopped_within_an_epoch_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, epochs=2, augmentation=EVERYTHING, label_smoothing=0.1)
+    whole, _ = finetune(tmp_path / "whole", settings)
+    monkeypatch.setattr("fusetune.finetune.torch_loop.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("fusetune.finetune.torch_loop.REPORT_SECONDS", 0.0)
+
+    def stop(event: Mapping[str, Any]) -> None:
+        if event["epoch"] == 2 and event["done"] > 0.75:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        finetune(tmp_path / "stopped", settings, report=stop)
+    resumed, _ = finetune(tmp_path / "stopped", settings)
     assert weights(resumed) == weights(whole)
 
 

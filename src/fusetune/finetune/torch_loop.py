@@ -25,7 +25,7 @@ from fusetune.finetune.batches import PixelStore, epoch_batches
 from fusetune.finetune.engine import History, Plan, Report, Split
 from fusetune.finetune.randomness import Keys, mixed_seed, row_keys
 from fusetune.finetune.settings import FineTune, Schedule
-from fusetune.finetune.torch_augment import augmented, epoch_draws
+from fusetune.finetune.torch_augment import augmented, epoch_draws, mixed, partners
 from fusetune.finetune.torch_graphs import StepGraphs
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
 from fusetune.finetune.torch_precision import (
@@ -84,7 +84,7 @@ class Training:
         groups = parameter_groups(member, plan.settings)
         self.optimizer = build_optimizer(groups, plan.settings.optimizer, device)
         self.state = State(precision=chosen_precision(plan.settings, self.model, device))
-        self.save_seconds, self.last_save = 0.0, -math.inf
+        self.save_seconds, self.last_save = 0.0, time.perf_counter()
 
     def run(self, work: Path, report: Report) -> History:
         """Train to the end; the member keeps the best epoch's weights."""
@@ -118,30 +118,34 @@ class Training:
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         self.loss_sum = torch.zeros((), dtype=exact, device=self.device)
         self.rate = torch.zeros((), device=self.device)  # a number would be recorded with the step
-        self.draws = epoch_draws(self.keys, seed=self.seed, epoch=0).to(self.device)
+        self.draws = self.epoch_draws(0).to(self.device)
         resident = self.train.resident is not None
         self.step = StepGraphs(self.resident_step, stream if resident else None)
+
+    def epoch_draws(self, epoch: int) -> Tensor:
+        """All of an epoch's randomness in augmentation, on the host."""
+        return epoch_draws(self.keys, self.settings.augmentation, seed=self.seed, epoch=epoch)
 
     def train_epoch(self, checkpoint: Path, report: Report) -> None:
         """One pass over the train rows, from the state's step on."""
         state, settings = self.state, self.settings
-        before = last_report = time.perf_counter()
+        last_report = time.perf_counter()
         batches = epoch_batches(self.keys, settings.batch_size, seed=self.seed, epoch=state.epoch)
         set_training_mode(self.model, self.member.head, settings)
-        self.draws.copy_(epoch_draws(self.keys, seed=self.seed, epoch=state.epoch))
+        self.draws.copy_(self.epoch_draws(state.epoch))
         self.loss_sum.fill_(state.loss_sum)
         for step in self.steps(batches):
             state.rows += len(batches[step])
             state.step = step + 1
             now = time.perf_counter()
-            if now - last_report > REPORT_SECONDS or state.step == len(batches):
+            save_due = now - self.last_save > CHECKPOINT_SECONDS
+            if save_due or now - last_report > REPORT_SECONDS or state.step == len(batches):
                 self.check_finite()  # waits for the device
-                last_report = now = time.perf_counter()
-                state.epoch_seconds, before = state.epoch_seconds + now - before, now
+                state.epoch_seconds += time.perf_counter() - last_report
                 report(self.progress(len(batches)))
-            if now - self.last_save > CHECKPOINT_SECONDS:
-                self.save(checkpoint)
-                before = time.perf_counter()
+                if save_due:
+                    self.save(checkpoint)
+                last_report = time.perf_counter()
 
     def steps(self, batches: list[Array]) -> Iterator[int]:
         """Do one step of the optimizer after the other, and say which was done."""
@@ -181,13 +185,18 @@ class Training:
     def train_step(self, pixels: Tensor, rows: Tensor) -> None:
         """One step of the optimizer; the device adds up the loss, and nobody waits for it."""
         settings = self.settings
-        pixels = augmented(pixels, self.draws[rows], settings.augmentation)
+        draws, targets = self.draws[rows], self.targets[rows]
+        pixels = augmented(pixels, draws, settings.augmentation)
+        pixels, shares = mixed(pixels, draws, settings.augmentation)
+        if shares is not None:
+            num_classes = len(self.member.classes)
+            targets = self.objective.mixed(targets, partners(targets), shares, num_classes)
         # An epoch's last batch is not worth a translation of its own.
         compiled = self.compiled if len(rows) == settings.batch_size else None
         model = self.model if compiled is None else compiled
         with autocast(self.state.precision, self.device):
             outputs = model(self.model_input(pixels))
-        loss = self.objective.loss(outputs, self.targets[rows], settings)
+        loss = self.objective.loss(outputs, targets, settings)
         self.optimizer.zero_grad()
         loss.backward()
         if settings.clip_norm is not None:
@@ -267,7 +276,6 @@ class Training:
     def save(self, path: Path) -> None:
         """Write a checkpoint atomically."""
         before = time.perf_counter()
-        self.state.loss_sum = float(self.loss_sum)
         content = {
             "state": vars(self.state),
             "model": self.member.model.state_dict(),
