@@ -112,7 +112,11 @@ def main() -> None:
     data = cifar10(options) or made_up(options)
     say(f"data: {data.name}")
     product_rate("fp32", device)  # starts a GPU's libraries, before anyone is timed
-    body = [table_of(model, options, data, device) for model in options.models]
+    began, body = time.perf_counter(), []
+    left = 60 * options.minutes - (began - start)
+    for number, model in enumerate(options.models):
+        until = began + left * (number + 1) / len(options.models)
+        body.append(table_of(model, options, data, device, until))
     print(head(options, data, device, time.perf_counter() - start))
     print("\n".join(body))
 
@@ -129,6 +133,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--minutes", type=float, default=9, help="no seed is begun that may end later"
+    )
     parser.add_argument("--device", help="cpu, cuda; default: cuda where there is one")
     parser.add_argument("--threads", type=int, default=2, help="on a CPU")
     parser.add_argument(
@@ -141,7 +148,9 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def table_of(name: str, options: argparse.Namespace, data: Data, device: torch.device) -> str:
+def table_of(
+    name: str, options: argparse.Namespace, data: Data, device: torch.device, until: float
+) -> str:
     """The part of the page on one network."""
     ways: dict[str, Callable[[nn.Module, int], Outcome]] = {
         f"tutorial, {workers} workers": lambda model, seed, workers=workers: tutorial(
@@ -155,10 +164,14 @@ def table_of(name: str, options: argparse.Namespace, data: Data, device: torch.d
         ways["ours, compiled"] = lambda model, seed: ours(model, data, compiled, device, seed)
     found: dict[str, list[Outcome]] = {way: [] for way in ways}
     for seed in range(options.seeds):
+        before = time.perf_counter()
         for way in list(ways)[:: 1 if seed % 2 == 0 else -1]:  # who goes first changes
             model = network(name, seed)
             found[way].append(ways[way](model, seed))
             say(f"{name}, seed {seed}, {way}: {found[way][-1]}")
+        now = time.perf_counter()
+        if now + (now - before) > until:
+            break
     work = operations_per_row(network(name, 0))
     text = f"\n## {name}, batches of {options.batch}\n\n{rows_of(found, work, device)}"
     if options.profile:

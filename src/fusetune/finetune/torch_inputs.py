@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fusetune.finetune.batches import PixelStore, row_slices
+from fusetune.finetune.torch_memory import is_out_of_memory, release
 from fusetune.finetune.torch_precision import autocast
 from fusetune.members.member import Preprocess
 from fusetune.predictions.kinds import Array
@@ -128,20 +129,36 @@ class ModelInput:
 def model_outputs(
     model: nn.Module, feed: Feed, model_input: ModelInput, precision: str = "fp32"
 ) -> Array:
-    """`(N, ...)` main-head outputs in evaluation mode; the model's mode is restored."""
-    training, parts = model.training, []
-    rows = list(row_slices(len(feed.store.images), evaluation_batch(model_input, feed.device)))
+    """`(N, ...)` main-head outputs in evaluation mode; the model's mode is restored.
+
+    Where memory runs out, all rows are predicted again in batches of half the size.
+    """
+    training, num = model.training, evaluation_batch(model_input, feed.device)
     model.eval()
     try:
-        with torch.inference_mode():
-            for pixels in feed.batches(rows):
-                with autocast(precision, feed.device):
-                    outputs = model(model_input(pixels))
-                main = outputs[0] if isinstance(outputs, tuple) else outputs
-                parts.append(main.float())
-            return torch.cat(parts).cpu().numpy()
+        while True:
+            try:
+                return _outputs(model, feed, model_input, precision, num)
+            except RuntimeError as error:
+                if num == 1 or not is_out_of_memory(error):
+                    raise
+            release(feed.device)
+            num //= 2
     finally:
         model.train(training)
+
+
+def _outputs(
+    model: nn.Module, feed: Feed, model_input: ModelInput, precision: str, num: int
+) -> Array:
+    parts = []
+    with torch.inference_mode():
+        for pixels in feed.batches(list(row_slices(len(feed.store.images), num))):
+            with autocast(precision, feed.device):
+                outputs = model(model_input(pixels))
+            main = outputs[0] if isinstance(outputs, tuple) else outputs
+            parts.append(main.float())
+        return torch.cat(parts).cpu().numpy()
 
 
 def evaluation_batch(model_input: ModelInput, device: torch.device) -> int:

@@ -28,11 +28,11 @@ from fusetune.finetune.settings import FineTune, Schedule
 from fusetune.finetune.torch_augment import augmented, epoch_draws, mixed, partners
 from fusetune.finetune.torch_graphs import StepGraphs
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
+from fusetune.finetune.torch_memory import freed_memory_kept, is_out_of_memory, release
 from fusetune.finetune.torch_precision import (
     autocast,
     build_optimizer,
     chosen_precision,
-    freed_memory_kept,
     in_head,
     memory_format,
     parameter_groups,
@@ -52,6 +52,7 @@ class State:
     """Everything that changes while training; saved as one file, so never half of it."""
 
     precision: str
+    parts: int = 1
     epoch: int = 0
     step: int = 0
     loss_sum: float = 0.0
@@ -104,8 +105,16 @@ class Training:
                 self.save_if_due(checkpoint)
         self.member.model.to(memory_format=torch.contiguous_format)
         self.member.model.load_state_dict(self.state.best_weights)
-        state, notes = self.state, tuple(self.step.notes)
-        return History(tuple(state.epochs), state.best_epoch, state.seconds, state.precision, notes)
+        state = self.state
+        return History(
+            tuple(state.epochs), state.best_epoch, state.seconds, state.precision, self.notes()
+        )
+
+    def notes(self) -> tuple[str, ...]:
+        """What the user may want to know of how it went."""
+        parts = self.state.parts
+        note = f"memory was short: gradients of a batch were added up over {parts} parts, each normalized by itself"
+        return (*self.recorded.notes, *([note] if parts > 1 else []))
 
     def prepare(self, stream: "torch.cuda.Stream | None") -> None:
         """Put on the device what every step reads; a recorded step finds it where it was."""
@@ -119,8 +128,8 @@ class Training:
         self.loss_sum = torch.zeros((), dtype=exact, device=self.device)
         self.rate = torch.zeros((), device=self.device)  # a number would be recorded with the step
         self.draws = self.epoch_draws(0).to(self.device)
-        resident = self.train.resident is not None
-        self.step = StepGraphs(self.resident_step, stream if resident else None)
+        self.stream = stream
+        self.record_anew()
 
     def epoch_draws(self, epoch: int) -> Tensor:
         """All of an epoch's randomness in augmentation, on the host."""
@@ -155,12 +164,13 @@ class Training:
             rows = order.split([len(batch) for batch in batches])
             for step in todo:
                 self.before_step(step, len(batches))
-                self.step(rows[step])
+                self.step_within_memory(rows[step], None)
                 yield step
             return
         for step, pixels in zip(todo, self.train.batches(batches[state.step :]), strict=True):
             self.before_step(step, len(batches))
-            self.train_step(pixels, torch.from_numpy(batches[step]).to(self.device))
+            rows_on_device = torch.from_numpy(batches[step]).to(self.device)
+            self.step_within_memory(rows_on_device, pixels)
             yield step
 
     def before_step(self, step: int, num_steps: int) -> None:
@@ -177,6 +187,33 @@ class Training:
         elif self.device.type != "cpu":
             torch.manual_seed(seed)
 
+    def step_within_memory(self, rows: Tensor, pixels: Tensor | None) -> None:
+        """One step; in smaller parts from now on if memory does not suffice."""
+        while True:
+            try:
+                if pixels is None:
+                    self.recorded(rows)
+                else:
+                    self.train_step(pixels, rows)
+                return
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.num_parts(rows) < self.state.parts or len(rows) < 4:
+                    raise out_of_memory(self.member) from None
+            self.state.parts *= 2
+            self.record_anew()
+            release(self.device)
+
+    def num_parts(self, rows: Tensor) -> int:
+        """Of a batch: at least two rows each, for batch normalization."""
+        return max(1, min(self.state.parts, len(rows) // 2))
+
+    def record_anew(self) -> None:
+        """Forget recorded steps, which hold their own memory."""
+        resident = self.train.resident is not None
+        self.recorded = StepGraphs(self.resident_step, self.stream if resident else None)
+
     def resident_step(self, rows: Tensor) -> None:
         """One step on rows of pixels that are on the device already."""
         assert self.train.resident is not None
@@ -191,18 +228,25 @@ class Training:
         if shares is not None:
             num_classes = len(self.member.classes)
             targets = self.objective.mixed(targets, partners(targets), shares, num_classes)
-        # An epoch's last batch is not worth a translation of its own.
-        compiled = self.compiled if len(rows) == settings.batch_size else None
-        model = self.model if compiled is None else compiled
-        with autocast(self.state.precision, self.device):
-            outputs = model(self.model_input(pixels))
-        loss = self.objective.loss(outputs, targets, settings)
         self.optimizer.zero_grad()
-        loss.backward()
+        parts = self.num_parts(rows)
+        pieces = zip(pixels.tensor_split(parts), targets.tensor_split(parts), strict=True)
+        losses = [self.backward(*piece, len(rows)) for piece in pieces]
         if settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         self.optimizer.step()
-        self.loss_sum += loss.detach().to(self.loss_sum.dtype) * len(rows)
+        self.loss_sum += torch.stack(losses).sum()
+
+    def backward(self, pixels: Tensor, targets: Tensor, num_rows: int) -> Tensor:
+        """Add to the gradients of a batch's mean loss what some of its rows give; their loss' sum."""
+        # An epoch's last batch is not worth a translation of its own.
+        compiled = self.compiled if num_rows == self.settings.batch_size else None
+        model = self.model if compiled is None else compiled
+        with autocast(self.state.precision, self.device):
+            outputs = model(self.model_input(pixels))
+        loss = self.objective.loss(outputs, targets, self.settings)
+        (loss * (len(pixels) / num_rows)).backward()
+        return loss.detach().to(self.loss_sum.dtype) * len(pixels)
 
     def end_epoch(self, report: Report) -> None:
         """Score the validation rows, note the epoch, and keep its weights if they are the best."""
@@ -257,6 +301,7 @@ class Training:
             "epochs": settings.epochs,
             "done": (state.epoch + state.step / steps) / settings.epochs,
             "loss": state.loss_sum / state.rows,
+            **({"parts": state.parts} if state.parts > 1 else {}),
             "validation_accuracy": accuracy,
             "images_per_second": rate,
             "seconds_left": left / rate,
@@ -319,4 +364,14 @@ def diverged(which: str, epoch: int) -> MemberFailed:
         f"its {which} loss is no longer finite in epoch {epoch}",
         "a loss that falls",
         "Lower finetune.optimizer.lr, or set finetune.clip_norm.",
+    )
+
+
+def out_of_memory(member: Member) -> MemberFailed:
+    """The error for a batch that cannot be divided further."""
+    size = member.preprocess.size
+    return MemberFailed(
+        "memory does not suffice for two rows at a time",
+        f"room for weights, gradients and images of {size} pixels",
+        "Lower preprocess.size, write train: head, or take a smaller model.",
     )

@@ -2,9 +2,6 @@
 """With how many bits, in which order of memory and by which optimizer's kernels a member is trained."""
 
 import contextlib
-import ctypes
-import platform
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,14 +14,9 @@ __all__ = [
     "autocast",
     "build_optimizer",
     "chosen_precision",
-    "freed_memory_kept",
     "memory_format",
     "parameter_groups",
 ]
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
-KEEP_ALL = ((M_TRIM_THRESHOLD, -1), (M_MMAP_MAX, 0))
-GLIBC_DEFAULTS = ((M_TRIM_THRESHOLD, 128 * 1024), (M_MMAP_MAX, 65536))
 
 FEW_PARAMETERS = 1_000_000
 """On a CPU, networks below this stay in fp32: conversions cost them what they gain."""
@@ -65,27 +57,6 @@ def memory_format(device: torch.device) -> torch.memory_format:
     """Channels last, as the kernels of CPUs and of tensor cores want convolutions."""
     last = device.type in ("cpu", "cuda")
     return torch.channels_last if last else torch.contiguous_format
-
-
-@contextlib.contextmanager
-def freed_memory_kept(device: torch.device) -> Iterator[None]:
-    """Keep what is freed for the next step, on CPUs where glibc would give it back.
-
-    Gradients of some 100 MB otherwise come as fresh pages, zeroed by the kernel, in every step: 40 %
-    of VGG-16's time at 32 pixels. Takes up to a fifth more memory meanwhile.
-    """
-    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
-        yield
-        return
-    libc = ctypes.CDLL(None)
-    for parameter, value in KEEP_ALL:
-        libc.mallopt(parameter, value)
-    try:
-        yield
-    finally:
-        for parameter, value in GLIBC_DEFAULTS:
-            libc.mallopt(parameter, value)
-        libc.malloc_trim(0)
 
 
 def parameter_groups(member: Member, settings: FineTune) -> list[dict[str, Any]]:
