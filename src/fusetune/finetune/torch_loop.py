@@ -103,7 +103,7 @@ class Training:
                 self.train_epoch(checkpoint, report)
                 self.end_epoch(report)
                 self.save_if_due(checkpoint)
-        self.member.model.to(memory_format=torch.contiguous_format)
+        self.model.to(memory_format=torch.contiguous_format)
         self.member.model.load_state_dict(self.state.best_weights)
         state = self.state
         return History(
@@ -121,7 +121,8 @@ class Training:
         if stream is not None:
             stream.wait_stream(torch.cuda.default_stream(self.device))
         layout = memory_format(self.device)
-        self.model.to(memory_format=layout)
+        if stream is not None:  # on CPUs the fused optimizers would copy such weights
+            self.model.to(memory_format=layout)
         self.model_input = ModelInput(self.member.preprocess, self.device, layout)
         self.compiled = torch.compile(self.model, dynamic=False) if self.settings.compile else None
         exact = torch.float32 if self.device.type == "mps" else torch.float64
