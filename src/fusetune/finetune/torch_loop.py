@@ -26,6 +26,7 @@ from fusetune.finetune.engine import History, Plan, Report, Split
 from fusetune.finetune.randomness import Keys, mixed_seed, row_keys
 from fusetune.finetune.settings import FineTune, Schedule
 from fusetune.finetune.torch_augment import augmented, epoch_draws, mixed, partners
+from fusetune.finetune.torch_convolutions import one_position_products
 from fusetune.finetune.torch_graphs import StepGraphs
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
 from fusetune.finetune.torch_memory import freed_memory_kept, is_out_of_memory, release
@@ -97,6 +98,7 @@ class Training:
             torch.random.fork_rng(devices=[self.device] if cuda else []),
             torch.cuda.stream(stream),
             freed_memory_kept(self.device),
+            one_position_products(self.model),
         ):
             self.prepare(stream)
             while self.state.epoch < self.settings.epochs and not self.out_of_patience():
