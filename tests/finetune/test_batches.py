@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 
 from fusetune.data.inputs import EncodedImages, PixelImages
-from fusetune.finetune.batches import PixelStore, augmented, epoch_batches, row_slices
+from fusetune.finetune.batches import PixelStore, epoch_batches, row_slices
 from fusetune.finetune.randomness import row_keys
-from fusetune.finetune.settings import Augmentation
 from fusetune.members.member import Preprocess
 
 RNG = np.random.default_rng(0)
@@ -45,47 +44,6 @@ def test_the_order_follows_ids_when_rows_are_permuted() -> None:
     straight = np.concatenate(epoch_batches(KEYS, 16, seed=0, epoch=3))
     permuted = np.concatenate(epoch_batches(KEYS[order], 16, seed=0, epoch=3))
     assert np.array_equal(order[permuted], straight)
-
-
-def test_flips_mirror_about_half_of_the_rows_and_leave_the_others() -> None:
-    made = augmented(PIXELS, KEYS, Augmentation(flip=True), seed=0, epoch=0)
-    mirrored = np.array([np.array_equal(a, b[:, ::-1]) for a, b in zip(made, PIXELS, strict=True)])
-    same = np.array([np.array_equal(a, b) for a, b in zip(made, PIXELS, strict=True)])
-    assert (mirrored ^ same).all()
-    assert 15 <= mirrored.sum() <= 35
-
-
-def test_crops_shift_by_at_most_the_padding_and_by_every_amount() -> None:
-    made = augmented(PIXELS, KEYS, Augmentation(flip=False, crop_padding=1), seed=0, epoch=0)
-    padded = np.pad(PIXELS, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifts = set()
-    for row in range(50):
-        found = [
-            (y, x)
-            for y in range(3)
-            for x in range(3)
-            if np.array_equal(made[row], padded[row, y : y + 8, x : x + 8])
-        ]
-        assert len(found) == 1
-        shifts.add(found[0])
-    assert len(shifts) == 9
-
-
-def test_a_rows_augmentation_hangs_on_its_id_and_epoch_only() -> None:
-    settings = Augmentation(flip=True, crop_padding=2)
-    whole = augmented(PIXELS, KEYS, settings, seed=5, epoch=2)
-    part = augmented(PIXELS[10:13], KEYS[10:13], settings, seed=5, epoch=2)
-    assert np.array_equal(whole[10:13], part)
-    assert not np.array_equal(whole, augmented(PIXELS, KEYS, settings, seed=5, epoch=3))
-
-
-def test_no_augmentation_changes_nothing_and_inputs_stay_as_they_are() -> None:
-    before = PIXELS.copy()
-    assert np.array_equal(
-        augmented(PIXELS, KEYS, Augmentation(flip=False), seed=0, epoch=0), PIXELS
-    )
-    augmented(PIXELS, KEYS, Augmentation(flip=True, crop_padding=1), seed=0, epoch=0)
-    assert np.array_equal(PIXELS, before)
 
 
 def test_small_images_keep_their_size_and_large_ones_are_fitted_once() -> None:

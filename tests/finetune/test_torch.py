@@ -2,6 +2,7 @@
 """The fine-tuning loop: it learns, it resumes to the same bits, it says when it diverges."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from fusetune.finetune.engine import Plan, Split
 from fusetune.finetune.engines.torch import Torch
 from fusetune.finetune.objectives.classification import Classification
 from fusetune.finetune.settings import Augmentation, FineTune, Optimizer, Schedule
-from fusetune.finetune.torch_loop import schedule_factor, to_model
+from fusetune.finetune.torch_inputs import ModelInput
+from fusetune.finetune.torch_loop import schedule_factor
 from fusetune.members.member import Member, Preprocess
 from fusetune.predictions.targets import Targets
 
@@ -143,6 +145,36 @@ def test_a_run_stopped_within_an_epoch_ends_with_the_same_bits(
     assert weights(resumed) == weights(whole)
 
 
+EVERYTHING = Augmentation(
+    flip=True,
+    crop_padding=1,
+    resized_crop=0.5,
+    rand_augment=1,
+    color_jitter=0.2,
+    cutout=2,
+    mixup=0.2,
+    cutmix=1.0,
+)
+
+
+def test_a_run_with_every_augmentation_stopped_within_an_epoch_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, epochs=2, augmentation=EVERYTHING, label_smoothing=0.1)
+    whole, _ = finetune(tmp_path / "whole", settings)
+    monkeypatch.setattr("fusetune.finetune.torch_loop.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("fusetune.finetune.torch_loop.REPORT_SECONDS", 0.0)
+
+    def stop(event: Mapping[str, Any]) -> None:
+        if event["epoch"] == 2 and event["done"] > 0.75:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        finetune(tmp_path / "stopped", settings, report=stop)
+    resumed, _ = finetune(tmp_path / "stopped", settings)
+    assert weights(resumed) == weights(whole)
+
+
 def test_another_seed_or_augmentation_gives_other_weights(tmp_path: Path) -> None:
     one, _ = finetune(tmp_path / "a")
     plain = FineTune(
@@ -197,14 +229,13 @@ def test_the_schedule_warms_up_and_falls() -> None:
 
 
 def test_normalizing_and_resizing_follow_the_member() -> None:
+    def model_input(size: int, resize: int | None = None) -> ModelInput:
+        made = Preprocess(size=size, resize=resize, mean=(0, 0, 0), std=(1, 1, 1))
+        return ModelInput(made, torch.device("cpu"))
+
     pixels = torch.full((2, 8, 8, 3), 255, dtype=torch.uint8)
-    white = to_model(pixels, PREPROCESS)
+    white = ModelInput(PREPROCESS, torch.device("cpu"))(pixels)
     assert white.shape == (2, 3, 8, 8)
     assert torch.allclose(white, torch.tensor(2.0))
-    cropped = to_model(pixels, Preprocess(size=20, resize=24, mean=(0, 0, 0), std=(1, 1, 1)))
-    assert cropped.shape == (2, 3, 20, 20)
-    wide = to_model(
-        torch.zeros((1, 8, 12, 3), dtype=torch.uint8),
-        Preprocess(size=8, mean=(0, 0, 0), std=(1, 1, 1)),
-    )
-    assert wide.shape == (1, 3, 8, 8)
+    assert model_input(20, 24)(pixels).shape == (2, 3, 20, 20)
+    assert model_input(8)(torch.zeros((1, 8, 12, 3), dtype=torch.uint8)).shape == (1, 3, 8, 8)

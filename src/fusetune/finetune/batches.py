@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of pixels: in what order rows come, at what size they are kept, how they are augmented.
+"""Batches of pixels: in what order rows come, at what size they are kept.
 
 Shapes: B rows of a batch, H height, W width, 3 RGB channels.
 """
@@ -12,10 +12,9 @@ import numpy.typing as npt
 
 from fusetune.data.inputs import Images, PixelImages
 from fusetune.finetune.randomness import Keys, mixed_seed, uniforms
-from fusetune.finetune.settings import Augmentation
 from fusetune.members.member import Preprocess
 
-__all__ = ["PixelStore", "augmented", "epoch_batches", "row_slices"]
+__all__ = ["PixelStore", "epoch_batches", "row_slices"]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -47,6 +46,17 @@ class PixelStore:
         if self._native is None and len(images) * side * side * 3 <= CACHE_BYTES:
             self._cache = np.empty((len(images), side, side, 3), dtype=np.uint8)
 
+    @property
+    def is_decoded(self) -> bool:
+        """True if batches only need to be copied."""
+        return self._native is not None or bool(self._filled.all())
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Size of all pixels in memory; None if they are decoded anew in every epoch."""
+        kept = self._native if self._native is not None else self._cache
+        return None if kept is None else kept.nbytes
+
     def batch(self, rows: npt.NDArray[np.int64]) -> Pixels:
         """`(B, H, W, 3)` pixels of some rows; a copy."""
         if self._native is not None:
@@ -54,6 +64,8 @@ class PixelStore:
         if self._cache is None:
             return np.stack(self._fitted(rows))
         absent = rows[~self._filled[rows]]
+        if not len(absent):
+            return self._cache[rows]
         for row, pixels in zip(absent, self._fitted(absent), strict=True):
             self._cache[row] = pixels
         self._filled[absent] = True
@@ -79,24 +91,6 @@ def epoch_batches(
     if len(starts) > 1 and len(order) - starts[-1] == 1:
         starts.pop()
     return np.split(order, starts[1:])
-
-
-def augmented(
-    pixels: Pixels, keys: Keys, augmentation: Augmentation, *, seed: int, epoch: int
-) -> Pixels:
-    """Flipped and shifted copies of `(B, H, W, 3)` pixels; each row's fate hangs on its own key."""
-    draws = uniforms(mixed_seed(seed, "augment", epoch), keys, 3)
-    if augmentation.flip:
-        flip = draws[:, 0] < 0.5
-        pixels = pixels.copy()
-        pixels[flip] = pixels[flip, :, ::-1]
-    pad = augmentation.crop_padding
-    if pad:
-        (height, width), shifts = pixels.shape[1:3], (draws[:, 1:] * (2 * pad + 1)).astype(int)
-        padded = np.pad(pixels, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
-        pixels = windows[np.arange(len(pixels)), shifts[:, 0], shifts[:, 1]].transpose(0, 2, 3, 1)
-    return pixels
 
 
 def row_slices(num: int, batch_size: int) -> Iterator[npt.NDArray[np.int64]]:

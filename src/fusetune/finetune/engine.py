@@ -58,11 +58,15 @@ class History:
             other validation figures, and `images_per_second`.
         best_epoch: The epoch whose weights were kept.
         seconds: Time spent, attempts that were killed included up to their last checkpoint.
+        precision: `fp32` or `bf16`: what the settings' `auto` meant.
+        notes: What the user may want to know of how it went.
     """
 
     epochs: tuple[Mapping[str, float], ...]
     best_epoch: int
     seconds: float
+    precision: str = "fp32"
+    notes: tuple[str, ...] = ()
 
 
 class Engine(abc.ABC):

@@ -60,6 +60,10 @@ class Objective(abc.ABC, Generic[K]):
         """`(B, ...)` array of the rows' targets, as `loss` wants them."""
 
     @abc.abstractmethod
+    def mixed(self, targets: Tensor, others: Tensor, shares_B: Tensor, num_classes: int) -> Tensor:
+        """Targets, as `loss` takes them, of images mixed with others: `shares_B` of the first."""
+
+    @abc.abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor, settings: FineTune) -> Tensor:
         """Mean loss of a batch as a scalar tensor, from what the model returned in training mode."""
 

@@ -77,25 +77,55 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Random changes to training images, before the member's own resize and normalize.
+    """Random changes to training images, before the member's own resize and normalize, in this order.
+
+    Pixels are those of the data set's images if these are all of one size and at most as large as
+    the member's input, else of the member's input.
 
     Args:
         flip: Mirror left-right with probability 1/2; leave off where it changes the class (digits).
         crop_padding: Shift by up to this many pixels each way (padded crop; 4 of 32 in He et al.
-            2016). In pixels of the data set's images if these are all of one size and at most
-            as large as the member's input, else of the member's input.
+            2016).
+        resized_crop: Resize a window of random area, at least this share of the image, and of an
+            aspect ratio between 3/4 and 4/3 to the whole (Szegedy et al. 2015 took 0.08); null: no.
+        rand_augment: Number of random operations on each image, of fourteen (RandAugment, Cubuk et
+            al. 2020, who took 2).
+        rand_augment_magnitude: Of these, from 0 to 30; 9 as for ImageNet there.
+        color_jitter: Brightness, contrast and saturation each by a factor in 1 ± this (Krizhevsky
+            et al. 2012 began it; 0.4 is usual).
+        cutout: Side in pixels of a gray square put anywhere (DeVries & Taylor 2017 took 16 of 32).
+        mixup: Blend images, and their targets, with others of the batch by shares from a beta
+            distribution with this parameter (Zhang et al. 2018 took 0.2 to 1; one share per row
+            here); 0: no.
+        cutmix: Paste a box of another image of the batch, with its share of the target, sized by a
+            beta distribution with this parameter (Yun et al. 2019 took 1); 0: no. With mixup and
+            cutmix on, each row gets either with probability 1/2.
     """
 
     flip: bool = True
     crop_padding: int = 0
+    resized_crop: float | None = None
+    rand_augment: int = 0
+    rand_augment_magnitude: float = 9.0
+    color_jitter: float = 0.0
+    cutout: int = 0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(
-            "augmentation.crop_padding",
-            self.crop_padding,
-            self.crop_padding >= 0,
-            "a whole number of at least 0",
-        )
+        for name in ("crop_padding", "rand_augment", "cutout"):
+            value = getattr(self, name)
+            _check(f"augmentation.{name}", value, value >= 0, "a whole number of at least 0")
+        for name in ("mixup", "cutmix"):
+            value = getattr(self, name)
+            _check(f"augmentation.{name}", value, value >= 0, "a number of at least 0")
+        share, magnitude = self.resized_crop, self.rand_augment_magnitude
+        good = share is None or 0 < share <= 1
+        _check("augmentation.resized_crop", share, good, "a share in (0, 1], or null")
+        name = "augmentation.rand_augment_magnitude"
+        _check(name, magnitude, 0 <= magnitude <= 30, "a number from 0 to 30")
+        jitter = self.color_jitter
+        _check("augmentation.color_jitter", jitter, 0 <= jitter <= 1, "a number from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +140,13 @@ class FineTune:
         clip_norm: Largest global norm of the gradients; None: no clipping.
         patience: Stop after this many epochs without a better validation loss; None: never. The
             best epoch's weights are kept either way.
+        precision: Of matrix products and convolutions in training; weights, sums and predictions
+            stay in `fp32`. `auto` takes `bf16` (Kalamkar et al. 2019: no loss scaling is needed) on
+            GPUs that have it, and on CPUs with AVX-512-BF16 or AMX for networks of at least a
+            million weights without grouped convolutions (docs/results/finetune.md), else `fp32`.
+            A resumed run keeps what it began with.
+        compile: Translate the model by `torch.compile`, which takes half a minute to some minutes
+            before the first step: worth it for long runs.
         optimizer: Which optimizer.
         schedule: Learning rate over time.
         augmentation: Random changes to training images.
@@ -121,6 +158,8 @@ class FineTune:
     label_smoothing: float = 0.0
     clip_norm: float | None = 1.0
     patience: int | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     augmentation: Augmentation = field(default_factory=Augmentation)

@@ -19,8 +19,10 @@ __all__ = ["head_inputs"]
 
 
 @contextlib.contextmanager
-def head_inputs(member: Member) -> Iterator[Callable[[], Floats]]:
-    """Watch the head while the model runs; the function given returns `(N, D)` float32 so far.
+def head_inputs(member: Member, num_rows: int) -> Iterator[Callable[[], Floats]]:
+    """Watch the head while the model runs; the function given returns `(N, D)` float32.
+
+    Of more rows than N the last count: where memory runs out, the engine begins again.
 
     Layers of the head that do not run in evaluation mode (auxiliary heads) add nothing; of several
     that do, the features stand side by side. Maps and sequences are averaged over their positions.
@@ -38,7 +40,9 @@ def head_inputs(member: Member) -> Iterator[Callable[[], Floats]]:
         for name in member.head
     ]
     try:
-        yield lambda: np.concatenate([np.concatenate(parts) for parts in seen.values()], axis=1)
+        yield lambda: np.concatenate(
+            [np.concatenate(parts)[-num_rows:] for parts in seen.values()], axis=1
+        )
     finally:
         for handle in handles:
             handle.remove()

@@ -17,30 +17,43 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fusetune.atomic import replacing
 from fusetune.errors import MemberFailed
-from fusetune.finetune.batches import PixelStore, augmented, epoch_batches, row_slices
+from fusetune.finetune.batches import PixelStore, epoch_batches
 from fusetune.finetune.engine import History, Plan, Report, Split
 from fusetune.finetune.randomness import Keys, mixed_seed, row_keys
-from fusetune.finetune.settings import FineTune, Optimizer, Schedule
-from fusetune.members.member import Member, Preprocess
+from fusetune.finetune.settings import FineTune, Schedule
+from fusetune.finetune.torch_augment import augmented, epoch_draws, mixed, partners
+from fusetune.finetune.torch_convolutions import one_position_products
+from fusetune.finetune.torch_graphs import StepGraphs
+from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
+from fusetune.finetune.torch_memory import freed_memory_kept, is_out_of_memory, release
+from fusetune.finetune.torch_precision import (
+    autocast,
+    build_optimizer,
+    chosen_precision,
+    in_head,
+    memory_format,
+    parameter_groups,
+)
+from fusetune.members.member import Member
 from fusetune.predictions.kinds import Array
 
-__all__ = ["Training", "model_outputs"]
+__all__ = ["Training"]
 
-CHECKPOINT_SECONDS = 60.0  # within an epoch; at its end there is always one
+CHECKPOINT_SECONDS = 60.0  # within an epoch
+SAVING_SHARE = 0.05  # of the time, at most, for checkpoints at the ends of epochs
 REPORT_SECONDS = 0.2
-EVALUATION_BATCH = 256
 
 
 @dataclass
 class State:
     """Everything that changes while training; saved as one file, so never half of it."""
 
+    precision: str
+    parts: int = 1
     epoch: int = 0
     step: int = 0
     loss_sum: float = 0.0
@@ -56,90 +69,198 @@ class State:
 class Training:
     """One member's fine-tuning, from wherever the last checkpoint left it to its best epoch."""
 
-    def __init__(self, member: Member, plan: Plan, splits: tuple[Split, Split]) -> None:
-        self.member, self.objective = member, plan.objective
+    def __init__(
+        self, member: Member, plan: Plan, splits: tuple[Split, Split], device: torch.device
+    ) -> None:
+        self.member, self.objective, self.device = member, plan.objective, device
         self.settings, self.seed = plan.settings, plan.seed
-        self.train, self.validation = splits
-        self.keys: Keys = row_keys(self.train.ids)
-        self.pixels = PixelStore(self.train.images, member.preprocess)
-        self.validation_pixels = PixelStore(self.validation.images, member.preprocess)
-        self.accelerator = Accelerator()
+        self.keys: Keys = row_keys(splits[0].ids)
+        self.train, self.validation = (
+            Feed(PixelStore(split.images, member.preprocess), device) for split in splits
+        )
+        train_targets, self.validation_targets = (
+            self.objective.collate(split.targets, np.arange(len(split.ids))) for split in splits
+        )
+        self.targets = torch.from_numpy(train_targets).to(device)
+        self.model: nn.Module = member.model.to(device)
         groups = parameter_groups(member, plan.settings)
-        optimizer = build_optimizer(groups, plan.settings.optimizer)
-        self.model, self.optimizer = self.accelerator.prepare(member.model, optimizer)
-        self.state = State()
+        self.optimizer = build_optimizer(groups, plan.settings.optimizer, device)
+        self.state = State(precision=chosen_precision(plan.settings, self.model, device))
+        self.save_seconds, self.last_save = 0.0, time.perf_counter()
 
     def run(self, work: Path, report: Report) -> History:
         """Train to the end; the member keeps the best epoch's weights."""
         checkpoint = work / "checkpoint.pt"
         self.restore(checkpoint)
-        with torch.random.fork_rng():
+        cuda = self.device.type == "cuda"
+        stream = torch.cuda.Stream(self.device) if cuda else None
+        with (
+            torch.random.fork_rng(devices=[self.device] if cuda else []),
+            torch.cuda.stream(stream),
+            freed_memory_kept(self.device),
+            one_position_products(self.model),
+        ):
+            self.prepare(stream)
             while self.state.epoch < self.settings.epochs and not self.out_of_patience():
                 self.train_epoch(checkpoint, report)
                 self.end_epoch(report)
-                self.save(checkpoint)
+                self.save_if_due(checkpoint)
+        self.model.to(memory_format=torch.contiguous_format)
         self.member.model.load_state_dict(self.state.best_weights)
-        return History(tuple(self.state.epochs), self.state.best_epoch, self.state.seconds)
+        state = self.state
+        return History(
+            tuple(state.epochs), state.best_epoch, state.seconds, state.precision, self.notes()
+        )
+
+    def notes(self) -> tuple[str, ...]:
+        """What the user may want to know of how it went."""
+        parts = self.state.parts
+        note = f"memory was short: gradients of a batch were added up over {parts} parts, each normalized by itself"
+        return (*self.recorded.notes, *([note] if parts > 1 else []))
+
+    def prepare(self, stream: "torch.cuda.Stream | None") -> None:
+        """Put on the device what every step reads; a recorded step finds it where it was."""
+        if stream is not None:
+            stream.wait_stream(torch.cuda.default_stream(self.device))
+        layout = memory_format(self.device)
+        if stream is not None:  # on CPUs the fused optimizers would copy such weights
+            self.model.to(memory_format=layout)
+        self.model_input = ModelInput(self.member.preprocess, self.device, layout)
+        self.compiled = torch.compile(self.model, dynamic=False) if self.settings.compile else None
+        exact = torch.float32 if self.device.type == "mps" else torch.float64
+        self.loss_sum = torch.zeros((), dtype=exact, device=self.device)
+        self.rate = torch.zeros((), device=self.device)  # a number would be recorded with the step
+        self.draws = self.epoch_draws(0).to(self.device)
+        self.stream = stream
+        self.record_anew()
+
+    def epoch_draws(self, epoch: int) -> Tensor:
+        """All of an epoch's randomness in augmentation, on the host."""
+        return epoch_draws(self.keys, self.settings.augmentation, seed=self.seed, epoch=epoch)
 
     def train_epoch(self, checkpoint: Path, report: Report) -> None:
         """One pass over the train rows, from the state's step on."""
         state, settings = self.state, self.settings
+        last_report = time.perf_counter()
         batches = epoch_batches(self.keys, settings.batch_size, seed=self.seed, epoch=state.epoch)
         set_training_mode(self.model, self.member.head, settings)
-        last_report = last_save = before = time.perf_counter()
-        for step in range(state.step, len(batches)):
-            self.set_learning_rate(
-                (state.epoch * len(batches) + step) / (settings.epochs * len(batches))
-            )
-            state.loss_sum += self.train_step(batches[step], step) * len(batches[step])
+        self.draws.copy_(self.epoch_draws(state.epoch))
+        self.loss_sum.fill_(state.loss_sum)
+        for step in self.steps(batches):
             state.rows += len(batches[step])
             state.step = step + 1
             now = time.perf_counter()
-            state.epoch_seconds, before = state.epoch_seconds + now - before, now
-            if now - last_report > REPORT_SECONDS:
-                self.check_finite()
+            save_due = now - self.last_save > CHECKPOINT_SECONDS
+            if save_due or now - last_report > REPORT_SECONDS or state.step == len(batches):
+                self.check_finite()  # waits for the device
+                state.epoch_seconds += time.perf_counter() - last_report
                 report(self.progress(len(batches)))
-                last_report = now
-            if now - last_save > CHECKPOINT_SECONDS:
-                self.save(checkpoint)
-                last_save = before = time.perf_counter()
-        self.check_finite()
+                if save_due:
+                    self.save(checkpoint)
+                last_report = time.perf_counter()
 
-    def train_step(self, rows: Array, step: int) -> float:
-        """One step of the optimizer; returns the batch's mean loss."""
-        state, device = self.state, self.accelerator.device
-        pixels = self.pixels.batch(rows)
-        augmentation = self.settings.augmentation
-        pixels = augmented(pixels, self.keys[rows], augmentation, seed=self.seed, epoch=state.epoch)
-        images = to_model(
-            torch.from_numpy(np.ascontiguousarray(pixels)).to(device), self.member.preprocess
+    def steps(self, batches: list[Array]) -> Iterator[int]:
+        """Do one step of the optimizer after the other, and say which was done."""
+        state, todo = self.state, range(self.state.step, len(batches))
+        if self.train.resident is not None:
+            order = torch.from_numpy(np.concatenate(batches)).to(self.device)
+            rows = order.split([len(batch) for batch in batches])
+            for step in todo:
+                self.before_step(step, len(batches))
+                self.step_within_memory(rows[step], None)
+                yield step
+            return
+        for step, pixels in zip(todo, self.train.batches(batches[state.step :]), strict=True):
+            self.before_step(step, len(batches))
+            rows_on_device = torch.from_numpy(batches[step]).to(self.device)
+            self.step_within_memory(rows_on_device, pixels)
+            yield step
+
+    def before_step(self, step: int, num_steps: int) -> None:
+        """Set what changes from step to step: the learning rate and the seed of dropout."""
+        progress = self.state.epoch / self.settings.epochs + step / (
+            num_steps * self.settings.epochs
         )
-        targets = torch.from_numpy(self.objective.collate(self.train.targets, rows)).to(device)
-        torch.manual_seed(mixed_seed(self.seed, "dropout", state.epoch, step))
-        with self.accelerator.autocast():
-            loss = self.objective.loss(self.model(images), targets, self.settings)
+        rate = self.settings.optimizer.peak_lr * schedule_factor(self.settings.schedule, progress)
+        self.set_learning_rate(rate)
+        seed = mixed_seed(self.seed, "dropout", self.state.epoch, step)
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` asks for every device
+        if self.device.type == "cuda":
+            torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)
+        elif self.device.type != "cpu":
+            torch.manual_seed(seed)
+
+    def step_within_memory(self, rows: Tensor, pixels: Tensor | None) -> None:
+        """One step; in smaller parts from now on if memory does not suffice."""
+        while True:
+            try:
+                if pixels is None:
+                    self.recorded(rows)
+                else:
+                    self.train_step(pixels, rows)
+                return
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.num_parts(rows) < self.state.parts or len(rows) < 4:
+                    raise out_of_memory(self.member) from None
+            self.state.parts *= 2
+            self.record_anew()
+            release(self.device)
+
+    def num_parts(self, rows: Tensor) -> int:
+        """Of a batch: at least two rows each, for batch normalization."""
+        return max(1, min(self.state.parts, len(rows) // 2))
+
+    def record_anew(self) -> None:
+        """Forget recorded steps, which hold their own memory."""
+        resident = self.train.resident is not None
+        self.recorded = StepGraphs(self.resident_step, self.stream if resident else None)
+
+    def resident_step(self, rows: Tensor) -> None:
+        """One step on rows of pixels that are on the device already."""
+        assert self.train.resident is not None
+        self.train_step(self.train.resident[rows], rows)
+
+    def train_step(self, pixels: Tensor, rows: Tensor) -> None:
+        """One step of the optimizer; the device adds up the loss, and nobody waits for it."""
+        settings = self.settings
+        draws, targets = self.draws[rows], self.targets[rows]
+        pixels = augmented(pixels, draws, settings.augmentation)
+        pixels, shares = mixed(pixels, draws, settings.augmentation)
+        if shares is not None:
+            num_classes = len(self.member.classes)
+            targets = self.objective.mixed(targets, partners(targets), shares, num_classes)
         self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        if self.settings.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        parts = self.num_parts(rows)
+        pieces = zip(pixels.tensor_split(parts), targets.tensor_split(parts), strict=True)
+        losses = [self.backward(*piece, len(rows)) for piece in pieces]
+        if settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         self.optimizer.step()
-        return float(loss.detach())
+        self.loss_sum += torch.stack(losses).sum()
+
+    def backward(self, pixels: Tensor, targets: Tensor, num_rows: int) -> Tensor:
+        """Add to the gradients of a batch's mean loss what some of its rows give; their loss' sum."""
+        # An epoch's last batch is not worth a translation of its own.
+        compiled = self.compiled if num_rows == self.settings.batch_size else None
+        model = self.model if compiled is None else compiled
+        with autocast(self.state.precision, self.device):
+            outputs = model(self.model_input(pixels))
+        loss = self.objective.loss(outputs, targets, self.settings)
+        (loss * (len(pixels) / num_rows)).backward()
+        return loss.detach().to(self.loss_sum.dtype) * len(pixels)
 
     def end_epoch(self, report: Report) -> None:
         """Score the validation rows, note the epoch, and keep its weights if they are the best."""
         state = self.state
-        outputs = model_outputs(
-            self.model, self.validation_pixels, self.member.preprocess, self.accelerator.device
-        )
-        rows = np.arange(len(self.validation.ids))
-        figures = self.objective.scores(
-            outputs, self.objective.collate(self.validation.targets, rows)
-        )
+        outputs = model_outputs(self.model, self.validation, self.model_input, state.precision)
+        figures = self.objective.scores(outputs, self.validation_targets)
         state.epoch += 1
         state.seconds += state.epoch_seconds
         record = {
             "epoch": state.epoch,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": float(self.optimizer.param_groups[0]["lr"]),
             "train_loss": state.loss_sum / state.rows,
             **{f"validation_{name}": value for name, value in figures.items()},
             "images_per_second": state.rows / max(state.epoch_seconds, 1e-9),
@@ -163,11 +284,13 @@ class Training:
         patience = self.settings.patience
         return patience is not None and self.state.epoch - self.state.best_epoch >= patience
 
-    def set_learning_rate(self, progress: float) -> None:
-        """Set the rate for this share of all steps done."""
-        rate = self.settings.optimizer.peak_lr * schedule_factor(self.settings.schedule, progress)
+    def set_learning_rate(self, rate: float) -> None:
+        """As a number, or on a GPU in the one tensor that recorded steps read."""
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:
+            self.rate.fill_(rate)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.rate if on_gpu else rate
 
     def progress(self, steps: int) -> dict[str, Any]:
         """The event that a progress bar is drawn from."""
@@ -181,18 +304,26 @@ class Training:
             "epochs": settings.epochs,
             "done": (state.epoch + state.step / steps) / settings.epochs,
             "loss": state.loss_sum / state.rows,
+            **({"parts": state.parts} if state.parts > 1 else {}),
             "validation_accuracy": accuracy,
             "images_per_second": rate,
             "seconds_left": left / rate,
         }
 
     def check_finite(self) -> None:
-        """Stop a diverged run before it wastes more time."""
+        """Read the sum of losses; stop a diverged run before it wastes more time."""
+        self.state.loss_sum = float(self.loss_sum)
         if not math.isfinite(self.state.loss_sum):
             raise diverged("training", self.state.epoch + 1)
 
+    def save_if_due(self, path: Path) -> None:
+        """Write a checkpoint at the end of an epoch, unless epochs pass faster than it is written."""
+        if time.perf_counter() - self.last_save > self.save_seconds / SAVING_SHARE:
+            self.save(path)
+
     def save(self, path: Path) -> None:
         """Write a checkpoint atomically."""
+        before = time.perf_counter()
         content = {
             "state": vars(self.state),
             "model": self.member.model.state_dict(),
@@ -200,6 +331,8 @@ class Training:
         }
         with replacing(path) as temporary:
             torch.save(content, temporary)
+        self.last_save = time.perf_counter()
+        self.save_seconds = self.last_save - before
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint, if there is one."""
@@ -208,29 +341,6 @@ class Training:
             self.state = State(**content["state"])
             self.member.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
-
-
-def parameter_groups(member: Member, settings: FineTune) -> list[dict[str, Any]]:
-    """Trainable parameters: matrices and kernels with weight decay, biases and norms without."""
-    head_only = settings.train == "head"
-    decayed: list[Tensor] = []
-    plain: list[Tensor] = []
-    for name, parameter in member.model.named_parameters():
-        parameter.requires_grad_(not head_only or in_head(name, member.head))
-        if parameter.requires_grad:
-            (decayed if parameter.ndim > 1 else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": settings.optimizer.weight_decay}]
-    return [*groups, {"params": plain, "weight_decay": 0.0}] if plain else groups
-
-
-def build_optimizer(groups: list[dict[str, Any]], optimizer: Optimizer) -> torch.optim.Optimizer:
-    """SGD or AdamW; the learning rate is set before every step."""
-    if optimizer.name == "sgd":
-        nesterov = optimizer.nesterov
-        return torch.optim.SGD(
-            groups, lr=optimizer.peak_lr, momentum=optimizer.momentum, nesterov=nesterov
-        )
-    return torch.optim.AdamW(groups, lr=optimizer.peak_lr, betas=optimizer.betas)
 
 
 def schedule_factor(schedule: Schedule, progress: float) -> float:
@@ -251,58 +361,20 @@ def set_training_mode(model: nn.Module, head: tuple[str, ...], settings: FineTun
                 module.train()
 
 
-def in_head(name: str, head: tuple[str, ...]) -> bool:
-    """True if a module or parameter belongs to the head."""
-    return any(name == part or name.startswith(f"{part}.") for part in head)
-
-
-def model_outputs(
-    model: nn.Module, pixels: PixelStore, preprocess: Preprocess, device: torch.device
-) -> Array:
-    """`(N, ...)` main-head outputs in evaluation mode; the model's mode is restored."""
-    parts = list(output_batches(model, pixels, preprocess, device))
-    return np.concatenate(parts)
-
-
-def output_batches(
-    model: nn.Module, pixels: PixelStore, preprocess: Preprocess, device: torch.device
-) -> Iterator[Array]:
-    """The same, batch by batch."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for rows in row_slices(len(pixels.images), EVALUATION_BATCH):
-                images = to_model(torch.from_numpy(pixels.batch(rows)).to(device), preprocess)
-                outputs = model(images)
-                main = outputs[0] if isinstance(outputs, tuple) else outputs
-                yield main.float().cpu().numpy()
-    finally:
-        model.train(training)
-
-
-def to_model(pixels: Tensor, preprocess: Preprocess) -> Tensor:
-    """`(B, 3, size, size)` normalized floats from `(B, H, W, 3)` uint8, on the pixels' device."""
-    images = pixels.permute(0, 3, 1, 2).float() / 255
-    size = preprocess.size
-    if tuple(images.shape[2:]) != (size, size):  # else the store has fitted them already
-        shape = preprocess.resized(*images.shape[2:])
-        mode = preprocess.interpolation
-        smooth = {} if mode == "nearest" else {"antialias": True, "align_corners": False}
-        images = functional.interpolate(images, shape, mode=mode, **smooth)
-    top, left = ((side - size) // 2 for side in images.shape[2:])
-    images = images[:, :, top : top + size, left : left + size]
-    mean, std = (
-        torch.tensor(v, device=images.device).view(1, 3, 1, 1)
-        for v in (preprocess.mean, preprocess.std)
-    )
-    return (images - mean) / std
-
-
 def diverged(which: str, epoch: int) -> MemberFailed:
     """The error for a loss that is no longer finite."""
     return MemberFailed(
         f"its {which} loss is no longer finite in epoch {epoch}",
         "a loss that falls",
         "Lower finetune.optimizer.lr, or set finetune.clip_norm.",
+    )
+
+
+def out_of_memory(member: Member) -> MemberFailed:
+    """The error for a batch that cannot be divided further."""
+    size = member.preprocess.size
+    return MemberFailed(
+        "memory does not suffice for two rows at a time",
+        f"room for weights, gradients and images of {size} pixels",
+        "Lower preprocess.size, write train: head, or take a smaller model.",
     )

@@ -13,7 +13,8 @@ from fusetune.data.inputs import Images
 from fusetune.finetune.batches import PixelStore
 from fusetune.finetune.engine import Engine, History, Plan, Report, Split
 from fusetune.finetune.torch_features import head_inputs
-from fusetune.finetune.torch_loop import Training, model_outputs
+from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
+from fusetune.finetune.torch_loop import Training
 from fusetune.members.member import Member
 from fusetune.predictions.kinds import Array
 
@@ -28,19 +29,18 @@ class Torch(Engine):
         self, member: Member, plan: Plan, splits: tuple[Split, Split], work: Path, report: Report
     ) -> History:
         """Fine-tune in place, ending with the best epoch's weights; see `torch_loop`."""
-        return Training(member, plan, splits).run(work, report)
+        return Training(member, plan, splits, Accelerator().device).run(work, report)
 
     def outputs(self, member: Member, images: Images, report: Report) -> Array:
         """`(N, ...)` outputs of the main head in evaluation mode."""
         device = Accelerator().device
         model = member.model.to(device)
-        return model_outputs(
-            model, PixelStore(images, member.preprocess), member.preprocess, device
-        )
+        feed = Feed(PixelStore(images, member.preprocess), device)
+        return model_outputs(model, feed, ModelInput(member.preprocess, device))
 
     def features(self, member: Member, images: Images, report: Report) -> tuple[Array, Array]:
         """`(N, D)` float32 inputs of the head, and the `outputs`, from one pass."""
-        with head_inputs(member) as seen:
+        with head_inputs(member, len(images)) as seen:
             outputs = self.outputs(member, images, report)
             return seen(), outputs
 

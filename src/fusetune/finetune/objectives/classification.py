@@ -34,8 +34,18 @@ class Classification(Objective[Probabilities]):
         """`(B,)` class indices."""
         return targets.labels_N[rows]
 
+    def mixed(self, targets: Tensor, others: Tensor, shares_B: Tensor, num_classes: int) -> Tensor:
+        """`(B, C)` probabilities."""
+        from torch.nn.functional import one_hot
+
+        first_BC, second_BC = (one_hot(labels, num_classes) for labels in (targets, others))
+        return second_BC + (first_BC - second_BC) * shares_B[:, None]
+
     def loss(self, outputs: Tensor, targets: Tensor, settings: FineTune) -> Tensor:
-        """Mean cross-entropy of `(B, C)` logits, or of a tuple of them (main head first)."""
+        """Mean cross-entropy of `(B, C)` logits, or of a tuple of them (main head first).
+
+        Targets are `(B,)` class indices or `(B, C)` probabilities.
+        """
         from torch.nn.functional import cross_entropy
 
         smoothing = settings.label_smoothing

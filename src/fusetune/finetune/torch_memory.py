@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory: what happens when it runs out, and keeping freed pages between steps."""
+
+import contextlib
+import ctypes
+import gc
+import platform
+from collections.abc import Iterator
+
+import torch
+
+__all__ = ["freed_memory_kept", "is_out_of_memory", "release"]
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+KEEP_ALL = ((M_TRIM_THRESHOLD, -1), (M_MMAP_MAX, 0))
+GLIBC_DEFAULTS = ((M_TRIM_THRESHOLD, 128 * 1024), (M_MMAP_MAX, 65536))
+WORDS = ("out of memory", "can't allocate memory")  # of a GPU, of the host
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """True if a smaller batch may help."""
+    text = str(error).lower()
+    return any(words in text for words in WORDS)
+
+
+def release(device: torch.device) -> None:
+    """Give back what a failed attempt held."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def freed_memory_kept(device: torch.device) -> Iterator[None]:
+    """Keep what is freed for the next step, on CPUs where glibc would give it back.
+
+    Gradients of some 100 MB otherwise come as fresh pages, zeroed by the kernel, in every step: 40 %
+    of VGG-16's time at 32 pixels. Takes up to a fifth more memory meanwhile.
+    """
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    for parameter, value in KEEP_ALL:
+        libc.mallopt(parameter, value)
+    try:
+        yield
+    finally:
+        for parameter, value in GLIBC_DEFAULTS:
+            libc.mallopt(parameter, value)
+        libc.malloc_trim(0)
