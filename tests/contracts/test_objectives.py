@@ -137,3 +137,18 @@ def test_a_fitted_objective_is_saved_as_plain_values(case, tmp_path):
     assert all(field.kw_only for field in fields(objective))
     first, second = (o.to_prediction(IDS, COLUMNS, outputs.numpy()) for o in (objective, again))
     np.testing.assert_array_equal(first.array_NC, second.array_NC)
+
+
+def test_the_loss_of_mixed_targets_lies_between(case):
+    objective, targets, outputs = case
+    own = torch.from_numpy(objective.collate(targets, ROWS))
+    others = own.roll(1, 0)
+
+    def loss(share: float) -> float:
+        shares_B = torch.full((NUM_ROWS,), share)
+        mixed = objective.mixed(own, others, shares_B, len(COLUMNS))
+        return float(objective.loss(outputs, mixed, FineTune()))
+
+    ends = [float(objective.loss(outputs, end, FineTune())) for end in (others, own)]
+    assert [loss(0.0), loss(1.0)] == pytest.approx(ends, rel=1e-6)
+    assert loss(0.5) <= (ends[0] + ends[1]) / 2 + 1e-6

@@ -18,7 +18,6 @@ from fusetune.finetune.engines.torch import Torch
 from fusetune.finetune.objectives.classification import Classification
 from fusetune.finetune.settings import Augmentation, FineTune, Optimizer, Schedule
 from fusetune.finetune.torch_inputs import ModelInput
-from fusetune.finetune.torch_loop import schedule_factor
 from fusetune.members.member import Member, Preprocess
 from fusetune.predictions.targets import Targets
 
@@ -221,11 +220,11 @@ def test_predictions_do_not_hang_on_batch_mates_or_training_mode() -> None:
 
 def test_the_schedule_warms_up_and_falls() -> None:
     cosine = Schedule(name="cosine", warmup=0.1)
-    assert schedule_factor(cosine, 0.05) == pytest.approx(0.5)
-    assert schedule_factor(cosine, 0.1) == 1.0
-    assert schedule_factor(cosine, 0.55) == pytest.approx(0.5)
-    assert schedule_factor(cosine, 1.0) == pytest.approx(0.0)
-    assert schedule_factor(Schedule(name="constant", warmup=0.0), 0.9) == 1.0
+    assert cosine.factor(0.05) == pytest.approx(0.5)
+    assert cosine.factor(0.1) == 1.0
+    assert cosine.factor(0.55) == pytest.approx(0.5)
+    assert cosine.factor(1.0) == pytest.approx(0.0)
+    assert Schedule(name="constant", warmup=0.0).factor(0.9) == 1.0
 
 
 def test_normalizing_and_resizing_follow_the_member() -> None:

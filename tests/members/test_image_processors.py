@@ -12,7 +12,7 @@ import transformers
 from fusetune.data.inputs import PixelImages
 from fusetune.errors import InvalidValue
 from fusetune.finetune.batches import PixelStore
-from fusetune.finetune.torch_loop import to_model
+from fusetune.finetune.torch_inputs import ModelInput
 from fusetune.members.image_processors import preprocess_of
 
 OTHER = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
@@ -53,7 +53,7 @@ def test_members_see_what_the_processor_makes(name, settings, shape):
     expected = processor(images=images, return_tensors="pt")["pixel_values"]
     preprocess = preprocess_of(processor.to_dict(), "some-member")
     store = PixelStore(PixelImages(pixels), preprocess)
-    seen = to_model(torch.from_numpy(store.batch(np.arange(3))), preprocess)
+    seen = ModelInput(preprocess, torch.device("cpu"))(torch.from_numpy(store.batch(np.arange(3))))
     if name == "MobileViTImageProcessor":  # BGR: there the first layer is turned round
         seen = seen.flip(1)
     assert seen.shape == expected.shape

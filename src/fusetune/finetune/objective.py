@@ -59,9 +59,9 @@ class Objective(abc.ABC, Generic[K]):
     def collate(self, targets: AnyTargets, rows: Array) -> Array:
         """`(B, ...)` array of the rows' targets, as `loss` wants them."""
 
-    @abc.abstractmethod
     def mixed(self, targets: Tensor, others: Tensor, shares_B: Tensor, num_classes: int) -> Tensor:
         """Targets, as `loss` takes them, of images mixed with others: `shares_B` of the first."""
+        return others + (targets - others) * shares_B[:, None]
 
     @abc.abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor, settings: FineTune) -> Tensor:

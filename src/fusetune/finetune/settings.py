@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a member is fine-tuned: the recipe's `finetune:` block."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -73,6 +74,14 @@ class Schedule:
 
     def __post_init__(self) -> None:
         _check("schedule.warmup", self.warmup, 0 <= self.warmup < 1, "a share in [0, 1)")
+
+    def factor(self, progress: float) -> float:
+        """Factor of the peak learning rate at a share of all steps in [0, 1)."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        if self.name == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from fusetune.errors import MemberFailed
 from fusetune.finetune.batches import PixelStore, epoch_batches
 from fusetune.finetune.engine import History, Plan, Report, Split
 from fusetune.finetune.randomness import Keys, mixed_seed, row_keys
-from fusetune.finetune.settings import FineTune, Schedule
+from fusetune.finetune.settings import FineTune
 from fusetune.finetune.torch_augment import augmented, epoch_draws, mixed, partners
 from fusetune.finetune.torch_convolutions import one_position_products
 from fusetune.finetune.torch_graphs import StepGraphs
@@ -181,7 +181,7 @@ class Training:
         progress = self.state.epoch / self.settings.epochs + step / (
             num_steps * self.settings.epochs
         )
-        rate = self.settings.optimizer.peak_lr * schedule_factor(self.settings.schedule, progress)
+        rate = self.settings.optimizer.peak_lr * self.settings.schedule.factor(progress)
         self.set_learning_rate(rate)
         seed = mixed_seed(self.seed, "dropout", self.state.epoch, step)
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` asks for every device
@@ -341,15 +341,6 @@ class Training:
             self.state = State(**content["state"])
             self.member.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
-
-
-def schedule_factor(schedule: Schedule, progress: float) -> float:
-    """Factor of the peak learning rate at a share of all steps in [0, 1)."""
-    if progress < schedule.warmup:
-        return progress / schedule.warmup
-    if schedule.name == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (progress - schedule.warmup) / (1 - schedule.warmup)))
 
 
 def set_training_mode(model: nn.Module, head: tuple[str, ...], settings: FineTune) -> None:
