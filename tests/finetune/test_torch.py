@@ -18,7 +18,7 @@ from fusetune.finetune.engines.torch import Torch
 from fusetune.finetune.objectives.classification import Classification
 from fusetune.finetune.settings import Augmentation, FineTune, Optimizer, Schedule
 from fusetune.finetune.torch_inputs import ModelInput
-from fusetune.finetune.torch_loop import schedule_factor
+from fusetune.finetune.torch_optimizer import schedule_factor
 from fusetune.members.member import Member, Preprocess
 from fusetune.predictions.targets import Targets
 
