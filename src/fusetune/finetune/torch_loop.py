@@ -24,20 +24,17 @@ from fusetune.errors import MemberFailed
 from fusetune.finetune.batches import PixelStore, epoch_batches
 from fusetune.finetune.engine import History, Plan, Report, Split
 from fusetune.finetune.randomness import Keys, mixed_seed, row_keys
-from fusetune.finetune.settings import FineTune
 from fusetune.finetune.torch_augment import augmented, epoch_draws, mixed, partners
 from fusetune.finetune.torch_convolutions import one_position_products
 from fusetune.finetune.torch_graphs import StepGraphs
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
 from fusetune.finetune.torch_memory import freed_memory_kept, is_out_of_memory, release
-from fusetune.finetune.torch_precision import (
-    autocast,
+from fusetune.finetune.torch_optimizer import (
     build_optimizer,
-    chosen_precision,
-    in_head,
-    memory_format,
     parameter_groups,
+    set_training_mode,
 )
+from fusetune.finetune.torch_precision import autocast, chosen_precision, memory_format
 from fusetune.members.member import Member
 from fusetune.predictions.kinds import Array
 
@@ -341,15 +338,6 @@ class Training:
             self.state = State(**content["state"])
             self.member.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
-
-
-def set_training_mode(model: nn.Module, head: tuple[str, ...], settings: FineTune) -> None:
-    """Training mode; with a frozen body only the head's, so that batch statistics stay."""
-    model.train(settings.train == "full")
-    if settings.train == "head":
-        for name, module in model.named_modules():
-            if in_head(name, head):
-                module.train()
 
 
 def diverged(which: str, epoch: int) -> MemberFailed:

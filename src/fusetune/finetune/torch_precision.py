@@ -1,22 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""With how many bits, in which order of memory and by which optimizer's kernels a member is trained."""
+"""With how many bits and in which order of memory a member is trained."""
 
 import contextlib
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fusetune.finetune.settings import FineTune, Optimizer
-from fusetune.members.member import Member
+from fusetune.finetune.settings import FineTune
 
-__all__ = [
-    "autocast",
-    "build_optimizer",
-    "chosen_precision",
-    "memory_format",
-    "parameter_groups",
-]
+__all__ = ["autocast", "chosen_precision", "memory_format"]
 
 FEW_PARAMETERS = 1_000_000
 """On a CPU, networks below this stay in fp32: conversions cost them what they gain."""
@@ -57,43 +50,3 @@ def memory_format(device: torch.device) -> torch.memory_format:
     """Channels last, as the kernels of CPUs and of tensor cores want convolutions."""
     last = device.type in ("cpu", "cuda")
     return torch.channels_last if last else torch.contiguous_format
-
-
-def parameter_groups(member: Member, settings: FineTune) -> list[dict[str, Any]]:
-    """Trainable parameters: matrices and kernels with weight decay, biases and norms without."""
-    head_only = settings.train == "head"
-    decayed: list[Tensor] = []
-    plain: list[Tensor] = []
-    for name, parameter in member.model.named_parameters():
-        parameter.requires_grad_(not head_only or in_head(name, member.head))
-        if parameter.requires_grad:
-            (decayed if parameter.ndim > 1 else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": settings.optimizer.weight_decay}]
-    return [*groups, {"params": plain, "weight_decay": 0.0}] if plain else groups
-
-
-def in_head(name: str, head: tuple[str, ...]) -> bool:
-    """True if a module or parameter belongs to the head."""
-    return any(name == part or name.startswith(f"{part}.") for part in head)
-
-
-def build_optimizer(
-    groups: list[dict[str, Any]], optimizer: Optimizer, device: torch.device
-) -> torch.optim.Optimizer:
-    """SGD or AdamW, fused: one kernel for all weights. The rate is set before every step."""
-    fused = device.type in ("cpu", "cuda")
-    if optimizer.name == "sgd":
-        return torch.optim.SGD(
-            groups,
-            lr=optimizer.peak_lr,
-            momentum=optimizer.momentum,
-            nesterov=optimizer.nesterov,
-            fused=fused,
-        )
-    return torch.optim.AdamW(
-        groups,
-        lr=optimizer.peak_lr,
-        betas=optimizer.betas,
-        fused=fused,
-        capturable=device.type == "cuda",
-    )
