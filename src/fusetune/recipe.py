@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,9 @@ from fusetune.data.roles import Roles
 from fusetune.errors import RecipeError, unknown_name
 from fusetune.evaluate.verdict import VerdictRule
 from fusetune.finetune.settings import FineTune
+from fusetune.finetune.soup_entry import SoupOf, check_soup, names_of
 from fusetune.fuse.method import FusionMethod
+from fusetune.fuse.soup import Soup
 from fusetune.members.source import Source
 from fusetune.metric import Metric, check_kind
 from fusetune.plugins import find
@@ -71,13 +73,18 @@ class MemberEntry:
 
     Args:
         name: Unique in the run and safe as a file name.
-        source: Where its pretrained model comes from.
-        finetune: How it is fine-tuned; None: used as it is.
+        source: Where its pretrained model comes from; of a soup, its first member's.
+        finetune: How it is fine-tuned; None: used as it is, or a soup.
+        soup: What it is a soup of; None: no soup.
+        in_soup: True for a member of a soup: what is new in it (a head, `weights: none`) is drawn
+            from the run's seed alone, so that the soup's members share a start.
     """
 
     name: str
     source: Source
     finetune: FineTune | None
+    soup: SoupOf | None = None
+    in_soup: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,17 +178,7 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 
 def as_mapping(recipe: Recipe) -> dict[str, Any]:
     """The resolved recipe as plain values: written as YAML, it runs again from anywhere."""
-    members = []
-    for entry in recipe.members:
-        finetune = "none" if entry.finetune is None else plain(entry.finetune)
-        members.append(
-            {
-                "name": entry.name,
-                "source": entry.source.name,
-                **plain(entry.source),
-                "finetune": finetune,
-            }
-        )
+    members = [_member_as_mapping(entry) for entry in recipe.members]
     datasets = {role: {"source": d.name, **plain(d)} for role, d in recipe.data.datasets.items()}
     data: dict[str, Any] = datasets.get("all", datasets)
     data = {**data, "roles": plain(recipe.data.roles)}
@@ -204,6 +201,15 @@ def as_mapping(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "verdict": plain(recipe.verdict),
     }
+
+
+def _member_as_mapping(entry: MemberEntry) -> dict[str, Any]:
+    if entry.soup is not None:
+        method, of = entry.soup.method, list(entry.soup.of)
+        return {"name": entry.name, "soup": method.name, **plain(method), "of": of}
+    finetune = "none" if entry.finetune is None else plain(entry.finetune)
+    source = {"source": entry.source.name, **plain(entry.source)}
+    return {"name": entry.name, **source, "finetune": finetune}
 
 
 def _data(content: object, folder: Path) -> Data:
@@ -252,26 +258,47 @@ def _members(content: object, default: FineTune | None, folder: Path) -> tuple[M
                 )
             item = {"source": source_name, "model": model}
         block = mapping(item, where)
+        if "soup" in block:
+            later = [other["name"] for other in content[index + 1 :] if _has_name(other)]
+            entries.append(_soup(block, where, entries, later, folder))
+            continue
         finetune = default
         if "finetune" in block:
             finetune = _finetune(block.pop("finetune"), f"{where}.finetune", default, folder)
         given = block.pop("name", None)
         source = _plugin(Source, "source", block, where, folder)
-        entries.append(
-            MemberEntry(
-                name=_member_name(given, source, where, entries), source=source, finetune=finetune
-            )
-        )
-    return tuple(entries)
+        name = _member_name(given, source.member_name, where, entries)
+        entries.append(MemberEntry(name=name, source=source, finetune=finetune))
+    souped = {name for entry in entries if entry.soup is not None for name in entry.soup.of}
+    return tuple(replace(entry, in_soup=entry.name in souped) for entry in entries)
 
 
-def _member_name(given: object, source: Source, where: str, before: Sequence[MemberEntry]) -> str:
+def _has_name(item: object) -> bool:
+    return isinstance(item, Mapping) and isinstance(item.get("name"), str)
+
+
+def _soup(
+    block: dict[str, Any],
+    where: str,
+    before: Sequence[MemberEntry],
+    later: Sequence[str],
+    folder: Path,
+) -> MemberEntry:
+    """A member that averages the weights of members above it."""
+    given, of = block.pop("name", None), block.pop("of", None)
+    names = names_of(of, where, [entry.name for entry in before], later)
+    method = _plugin(Soup, "soup", block, where, folder)
+    soup = SoupOf(method=method, of=tuple(names))
+    members = {entry.name: (entry.source, entry.finetune, entry.soup) for entry in before}
+    check_soup(soup, where, members)
+    name = _member_name(given, method.name, where, before)
+    return MemberEntry(name=name, source=members[names[0]][0], finetune=None, soup=soup)
+
+
+def _member_name(given: object, default: str, where: str, before: Sequence[MemberEntry]) -> str:
     taken = {entry.name for entry in before} | set(RESERVED_MEMBERS)
     if given is None:
-        names = (
-            f"{source.member_name}-{n}" if n > 1 else source.member_name
-            for n in range(1, len(before) + 3)
-        )
+        names = (f"{default}-{n}" if n > 1 else default for n in range(1, len(before) + 3))
         return next(name for name in names if name not in taken)
     name = text(given, f"{where}.name")
     if name in taken or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
