@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from fusetune.data.inputs import PixelImages
 from fusetune.data.prepare import Prepared, load_prepared
 from fusetune.errors import WeightsError, counted
+from fusetune.finetune.batches import CACHE_BYTES, PixelStore
 from fusetune.finetune.engine import Engine, Report, Split
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.soup_entry import SoupOf
@@ -147,8 +149,12 @@ class Kitchen:
         return (value if metric.higher_is_better else -value), loss
 
     def _split(self, role: str) -> Split:
-        rows = self.prepared.rows(role)
-        return Split(self.prepared.images.take(rows), self.prepared.targets(role))
+        """A role's rows; decoded and fitted once where memory allows, since every trial sees them."""
+        rows, preprocess = self.prepared.rows(role), self.member.preprocess
+        images = self.prepared.images.take(rows)
+        if len(rows) * preprocess.size**2 * 3 <= CACHE_BYTES:
+            images = PixelImages(PixelStore(images, preprocess).batch(np.arange(len(rows))))
+        return Split(images, self.prepared.targets(role))
 
     def rows(self) -> dict[str, int]:
         """Role → how many of its rows were used."""

@@ -13,7 +13,7 @@ from fusetune.errors import WeightsError
 from fusetune.fuse.soup import Candidate, Cooked, Ingredients, Soup, State, Trial
 from fusetune.fuse.state_dicts import averaged, check_states
 
-__all__ = ["PATH", "Path", "Souped", "Start", "make_soup"]
+__all__ = ["PATH", "LossPath", "Souped", "Start", "make_soup"]
 
 PATH = (0.25, 0.5, 0.75)
 """Where losses are measured between two members; Frankle et al. (ICML 2020) took 30 points, and
@@ -36,7 +36,7 @@ class Start:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Path:
+class LossPath:
     """Losses on the straight line between two members' weights.
 
     Batch-norm statistics are re-estimated everywhere, at the ends too, so that like is compared
@@ -59,7 +59,7 @@ class Path:
             hypothesis". ICML 2020.
 
         Example:
-            >>> Path(ends=("a", "b"), losses=(0.25, 0.5, 1.0, 0.75, 0.75)).barrier
+            >>> LossPath(ends=("a", "b"), losses=(0.25, 0.5, 1.0, 0.75, 0.75)).barrier
             0.5
         """
         first, *between, last = self.losses
@@ -87,7 +87,7 @@ class Souped:
     members: Mapping[str, Candidate]
     best: str
     fell_back: bool
-    paths: tuple[Path, ...]
+    paths: tuple[LossPath, ...]
 
     @property
     def same_as(self) -> str | None:
@@ -152,7 +152,7 @@ def _check_start(soup: Soup, states: Mapping[str, State], start: Start) -> None:
         )
 
 
-def _paths(ingredients: Ingredients, trial: Trial) -> tuple[Path, ...]:
+def _paths(ingredients: Ingredients, trial: Trial) -> tuple[LossPath, ...]:
     """From the best member to every other."""
     best, members = ingredients.best, ingredients.members
     others = [name for name in members if name != best]
@@ -163,5 +163,5 @@ def _paths(ingredients: Ingredients, trial: Trial) -> tuple[Path, ...]:
     for other in others:
         shares = [{best: 1 - share, other: share} for share in (*PATH, 1.0)]
         losses = [trial(averaged(ingredients, weights)).loss for weights in shares]
-        paths.append(Path(ends=(best, other), losses=(from_best, *losses)))
+        paths.append(LossPath(ends=(best, other), losses=(from_best, *losses)))
     return tuple(paths)
