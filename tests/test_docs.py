@@ -13,6 +13,7 @@ from fusetune.data.roles import Roles
 from fusetune.evaluate.verdict import VerdictRule
 from fusetune.finetune.settings import Augmentation, FineTune, Optimizer, Schedule
 from fusetune.fuse.method import FusionMethod
+from fusetune.fuse.soup import Soup
 from fusetune.members.member import PreprocessOverride
 from fusetune.members.source import Source
 from fusetune.metric import Metric
@@ -42,7 +43,10 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("interface", [Dataset, FusionMethod, Metric, Source, Task, TransferScore])
+INTERFACES = [Dataset, FusionMethod, Metric, Soup, Source, Task, TransferScore]
+
+
+@pytest.mark.parametrize("interface", INTERFACES)
 def test_every_plug_in_and_its_keys_are_documented(interface: type) -> None:
     plugins: dict[str, type] = discover(interface)
     for name, cls in plugins.items():

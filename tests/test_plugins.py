@@ -11,11 +11,12 @@ import pytest
 from fusetune.calibrate.calibrator import Calibrator
 from fusetune.errors import UnknownName
 from fusetune.fuse.method import FusionMethod
+from fusetune.fuse.soup import Soup
 from fusetune.metric import Metric
 from fusetune.plugins import discover, find, plugin_name, plugin_names
 from fusetune.task import Task
 
-INTERFACES = [Calibrator, FusionMethod, Metric, Task]
+INTERFACES = [Calibrator, FusionMethod, Metric, Soup, Task]
 PLUGINS = [
     pytest.param(interface, name, id=f"{interface.__name__}-{name}")
     for interface in INTERFACES

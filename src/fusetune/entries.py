@@ -3,13 +3,15 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from fusetune.errors import RecipeError, name_some
 from fusetune.finetune.settings import FineTune
+from fusetune.finetune.soup_entry import SoupOf, check_soup, names_of
+from fusetune.fuse.soup import Soup
 from fusetune.members.source import Source
 from fusetune.plugins import find
 from fusetune.predictions.stack import RESERVED_MEMBERS
@@ -24,13 +26,18 @@ class MemberEntry:
 
     Args:
         name: Unique in the run and safe as a file name.
-        source: Where its pretrained model comes from.
-        finetune: How it is fine-tuned; None: used as it is.
+        source: Where its pretrained model comes from; of a soup, its first member's.
+        finetune: How it is fine-tuned; None: used as it is, or a soup.
+        soup: What it is a soup of; None: no soup.
+        in_soup: True for a member of a soup: what is new in it (a head, `weights: none`) is drawn
+            from the run's seed alone, so that the soup's members share a start.
     """
 
     name: str
     source: Source
     finetune: FineTune | None
+    soup: SoupOf | None = None
+    in_soup: bool = False
 
 
 def candidate_entries(
@@ -87,24 +94,48 @@ def member_entries(
                 )
             item = {"source": source_name, "model": model}
         block = mapping(item, place)
+        if "soup" in block and where == "members":
+            later = [other["name"] for other in content[index + 1 :] if _has_name(other)]
+            entries.append(_soup(block, place, entries, later, folder))
+            continue
         finetune = default
         if "finetune" in block:
             finetune = finetune_block(block.pop("finetune"), f"{place}.finetune", default, folder)
         given = block.pop("name", None)
         for one in _matching(block, place) if where != "members" else [block]:
             source = build_plugin(Source, "source", one, place, folder)
-            name = _member_name(given, source, place, entries)
+            name = _member_name(given, source.member_name, place, entries)
             entries.append(MemberEntry(name=name, source=source, finetune=finetune))
-    return tuple(entries)
+    souped = {name for entry in entries if entry.soup is not None for name in entry.soup.of}
+    return tuple(replace(entry, in_soup=entry.name in souped) for entry in entries)
 
 
-def _member_name(given: object, source: Source, where: str, before: Sequence[MemberEntry]) -> str:
+def _has_name(item: object) -> bool:
+    return isinstance(item, Mapping) and isinstance(item.get("name"), str)
+
+
+def _soup(
+    block: dict[str, Any],
+    where: str,
+    before: Sequence[MemberEntry],
+    later: Sequence[str],
+    folder: Path,
+) -> MemberEntry:
+    """A member that averages the weights of members above it."""
+    given, of = block.pop("name", None), block.pop("of", None)
+    names = names_of(of, where, [entry.name for entry in before], later)
+    method = build_plugin(Soup, "soup", block, where, folder)
+    soup = SoupOf(method=method, of=tuple(names))
+    members = {entry.name: (entry.source, entry.finetune, entry.soup) for entry in before}
+    check_soup(soup, where, members)
+    name = _member_name(given, method.name, where, before)
+    return MemberEntry(name=name, source=members[names[0]][0], finetune=None, soup=soup)
+
+
+def _member_name(given: object, default: str, where: str, before: Sequence[MemberEntry]) -> str:
     taken = {entry.name for entry in before} | set(RESERVED_MEMBERS)
     if given is None:
-        names = (
-            f"{source.member_name}-{n}" if n > 1 else source.member_name
-            for n in range(1, len(before) + 3)
-        )
+        names = (f"{default}-{n}" if n > 1 else default for n in range(1, len(before) + 3))
         return next(name for name in names if name not in taken)
     name = text(given, f"{where}.name")
     if name in taken or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):

@@ -35,7 +35,7 @@ from fusetune.stages.fusion import (
     publish_results,
     report_stage,
 )
-from fusetune.stages.members import Context, check_members, member_stage, store_data
+from fusetune.stages.members import Context, Outcome, check_members, member_stage, store_data
 from fusetune.stages.outcomes import (
     about_run,
     ensemble_of,
@@ -282,7 +282,10 @@ def _flow(context: Context) -> Run:
     context = _with_members(context, data)
     experiment, recipe = context.experiment, context.recipe
     save_recipe(recipe, experiment.folder / "recipe.yaml")
-    outcomes = [member_stage(context, entry, data) for entry in recipe.members]
+    made: dict[str, Outcome] = {}
+    for entry in recipe.members:
+        made[entry.name] = member_stage(context, entry, data, made)
+    outcomes = list(made.values())
     finished = [outcome for outcome in outcomes if outcome.predicted is not None]
     if not finished:
         reasons = "; ".join(f"'{outcome.entry.name}': {outcome.error}" for outcome in outcomes)

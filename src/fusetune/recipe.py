@@ -192,17 +192,7 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 
 def as_mapping(recipe: Recipe) -> dict[str, Any]:
     """The resolved recipe as plain values: written as YAML, it runs again from anywhere."""
-    members = []
-    for entry in recipe.members:
-        finetune = "none" if entry.finetune is None else plain(entry.finetune)
-        members.append(
-            {
-                "name": entry.name,
-                "source": entry.source.name,
-                **plain(entry.source),
-                "finetune": finetune,
-            }
-        )
+    members = [_member_as_mapping(entry) for entry in recipe.members]
     datasets = {role: {"source": d.name, **plain(d)} for role, d in recipe.data.datasets.items()}
     data: dict[str, Any] = datasets.get("all", datasets)
     data = {**data, "roles": plain(recipe.data.roles)}
@@ -225,6 +215,15 @@ def as_mapping(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "verdict": plain(recipe.verdict),
     }
+
+
+def _member_as_mapping(entry: MemberEntry) -> dict[str, Any]:
+    if entry.soup is not None:
+        method, of = entry.soup.method, list(entry.soup.of)
+        return {"name": entry.name, "soup": method.name, **plain(method), "of": of}
+    finetune = "none" if entry.finetune is None else plain(entry.finetune)
+    source = {"source": entry.source.name, **plain(entry.source)}
+    return {"name": entry.name, **source, "finetune": finetune}
 
 
 def _data(content: object, folder: Path) -> Data:

@@ -187,3 +187,10 @@ def test_a_search_keeps_its_start_where_nothing_helps_and_avoids_no_value():
         lambda w: float("nan") if w[0] > 0.3 else w[0], [np.eye(2)[0], start_M]
     )
     assert nowhere[0].tolist() == [0.3, 0.7]
+
+
+def test_a_corner_that_is_1_but_for_rounding_is_searched_on() -> None:
+    near = np.array([1 - 2**-53, 0.0, 0.0])
+    weights_M, value = searched_weights(lambda w: float(w[0]), [near])
+    assert np.isfinite(weights_M).all()
+    assert value >= near[0]

@@ -13,7 +13,7 @@ __all__ = ["list_names"]
 
 def list_names(
     what: Annotated[
-        str | None, typer.Argument(help="tasks, datasets, sources, methods, metrics, scores ...")
+        str | None, typer.Argument(help="tasks, datasets, sources, methods, soups, metrics, scores")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -24,6 +24,7 @@ def list_names(
     from fusetune.data.dataset import Dataset
     from fusetune.errors import unknown_name
     from fusetune.fuse.method import FusionMethod
+    from fusetune.fuse.soup import Soup
     from fusetune.members.source import Source
     from fusetune.metric import Metric
     from fusetune.scout.score import TransferScore
@@ -34,6 +35,7 @@ def list_names(
         "datasets": Dataset,
         "sources": Source,
         "methods": FusionMethod,
+        "soups": Soup,
         "metrics": Metric,
         "scores": TransferScore,
     }

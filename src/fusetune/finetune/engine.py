@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fusetune.data.inputs import Images
+from fusetune.errors import MemberFailed
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.settings import FineTune
+from fusetune.fuse.soup import State
 from fusetune.members.member import Member
 from fusetune.plugins import plugin_name
 from fusetune.predictions.kinds import Array, Ids
@@ -41,12 +43,20 @@ class Plan:
     Args:
         objective: What to minimize, and what outputs become.
         settings: The recipe's `finetune:` block.
-        seed: Of a new head, row order, augmentation and dropout.
+        seed: Of row order, augmentation and dropout, and of what is new before fine-tuning.
+        start_seed: Of what is new before fine-tuning (a head, `weights: none`), where members of
+            a soup share it; None: `seed`.
     """
 
     objective: Objective[Any]
     settings: FineTune
     seed: int
+    start_seed: int | None = None
+
+    @property
+    def seed_of_start(self) -> int:
+        """The one of both that what is new is drawn from."""
+        return self.seed if self.start_seed is None else self.start_seed
 
 
 @dataclass(frozen=True)
@@ -114,3 +124,35 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def num_parameters(self, member: Member) -> int:
         """Number of weights."""
+
+    def state(self, member: Member) -> State:
+        """Weights and buffers by name, copied; what soups average.
+
+        Raises:
+            MemberFailed: Models of this engine have no weights that could be averaged.
+        """
+        raise self._no_weights()
+
+    def set_state(self, member: Member, state: State) -> None:
+        """Put weights and buffers that `state` gave, or an average of such, into a member."""
+        raise self._no_weights()
+
+    def statistics(self, member: Member) -> frozenset[str]:
+        """Names of the state's batch-norm statistics; none for models without."""
+        raise self._no_weights()
+
+    def refresh_statistics(self, member: Member, split: Split) -> None:
+        """Re-estimate a member's batch-norm statistics, in place, on train rows.
+
+        The cumulative average over one pass, in batches of equal size and an order that depends on
+        the ids only, with evaluation preprocessing: the statistics are then those of images as
+        they will be predicted. All else is in evaluation mode.
+        """
+        raise self._no_weights()
+
+    def _no_weights(self) -> MemberFailed:
+        return MemberFailed(
+            f"models of the engine '{self.name}' have no weights that could be averaged",
+            "neural networks of one architecture",
+            "Leave these members out of soups.",
+        )

@@ -11,6 +11,7 @@ from fusetune.data.prepare import load_prepared
 from fusetune.errors import InvalidValue, WeightsError
 from fusetune.finetune.engine import Engine, Plan, Report, Split
 from fusetune.finetune.objective import Objective
+from fusetune.fuse.state_dicts import state_checksum
 from fusetune.members.member import Member
 from fusetune.members.source import Source
 from fusetune.plugins import find
@@ -69,12 +70,16 @@ def finetune_member(
     """Fine-tune on train rows and choose the epoch on validation rows; without a plan, neither.
 
     Writes:
-        `weights.safetensors`; `member.json` with the preprocessing, the head and notes; and, if it
-        was fine-tuned, `history.json` with the learning curve, the best epoch and the seconds.
+        `weights.safetensors`; `member.json` with the preprocessing, the head, notes and, of a
+        member of a soup, a checksum of the weights it started from; and, if it was fine-tuned,
+        `history.json` with the learning curve, the best epoch and the seconds.
     """
     prepared = load_prepared(data)
-    member = source.load(prepared.classes, seed=0 if plan is None else plan.seed)
+    member = source.load(prepared.classes, seed=0 if plan is None else plan.seed_of_start)
     engine = _engine(member)
+    start = {}
+    if plan is not None and plan.start_seed is not None:
+        start["start"] = state_checksum(engine.state(member))
     if plan is not None:
         train, validation = (
             Split(prepared.images.take(prepared.rows(role)), prepared.targets(role))
@@ -84,7 +89,7 @@ def finetune_member(
         write_json(folder / "history.json", asdict(history))
     engine.save(member, folder / "weights.safetensors")
     about = {name: getattr(member, name) for name in ("head", "head_kept", "notes")}
-    write_json(folder / "member.json", {**about, "preprocess": asdict(member.preprocess)})
+    write_json(folder / "member.json", {**about, "preprocess": asdict(member.preprocess), **start})
 
 
 def predict_member(

@@ -194,9 +194,9 @@ def _moves(weights_M: Floats, member: int, step: float) -> Iterable[Floats]:
     corner_M[member] = 1.0
     if weights_M[member] < 1:
         yield (1 - step) * weights_M + step * corner_M
-    if 0 < weights_M[member] < 1:
+    others_M = weights_M * (1 - corner_M)
+    if weights_M[member] > 0 and others_M.any():  # a corner may have become 1 - 1e-16 by rounding
         left = max(weights_M[member] - step, 0.0)
-        others_M = weights_M * (1 - corner_M)
         yield others_M * ((1 - left) / others_M.sum()) + left * corner_M
 
 

@@ -5,17 +5,18 @@ Each turns named inputs into one artifact, and is skipped where that artifact is
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fusetune.data.prepare import Prepared
 from fusetune.entries import MemberEntry
-from fusetune.errors import FusetuneError
+from fusetune.errors import FusetuneError, MemberFailed, name_some
 from fusetune.evaluate.cost import Cost
 from fusetune.finetune.engine import Plan
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.randomness import mixed_seed
+from fusetune.finetune.soup_steps import SoupPlan
 from fusetune.plugins import find
 from fusetune.recipe import Recipe
 from fusetune.runtime.runner import Call, Event, Runner
@@ -67,7 +68,26 @@ class Context:
             "objective": self.recipe.task.objective,
             "seed": self.recipe.seed,
         }
-        return self.step(f"finetune-{entry.name}", inputs)
+        shared = {"start": "shared"} if entry.in_soup else {}
+        return self.step(f"finetune-{entry.name}", {**inputs, **shared})
+
+    def soup_step(self, entry: MemberEntry, members: Sequence[Artifact]) -> Step:
+        """The step that averages members' weights; the holdout chooses what is to be chosen."""
+        assert entry.soup is not None
+        inputs = {
+            "rows": self.prepared.fingerprint(),
+            "soup": canonical(entry.soup),
+            "weights": [made.checksums["weights.safetensors"] for made in members],
+            "members": [made.checksums["member.json"] for made in members],
+            "metric": canonical(self.recipe.metric),
+            "objective": self.recipe.task.objective,
+        }
+        return self.step(f"soup-{entry.name}", inputs)
+
+    @property
+    def start_seed(self) -> int:
+        """The seed of what is new in every member of a soup."""
+        return mixed_seed(self.recipe.seed, "start")
 
     def predict_step(self, entry: MemberEntry, finetuned: Artifact) -> Step:
         """The step that predicts all judged rows with a member."""
@@ -80,7 +100,7 @@ class Context:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of one member: its artifacts, or why it failed."""
+    """What became of one member: its artifacts, or why it failed. A soup's is its fine-tuning."""
 
     entry: MemberEntry
     finetuned: Artifact | None = None
@@ -101,10 +121,11 @@ class Outcome:
 
     @property
     def cost(self) -> Cost:
-        """What it costs to make and to run."""
+        """What it costs to make and to run; a soup's making is its members' and its own."""
         measured = self.content("cost.json")
+        made = self.content("history.json") or self.content("soup.json")
         return Cost(
-            fit_s=self.content("history.json").get("seconds"),
+            fit_s=made.get("seconds"),
             predict_s_per_row=measured.get("predict_per_row"),
             parameters=measured.get("parameters"),
         )
@@ -118,7 +139,7 @@ def check_members(context: Context) -> None:
         MemberFailed: A member's own code raised while it was loaded.
     """
     for entry in context.recipe.members:
-        if context.finetune_step(entry).finished():
+        if entry.soup is not None or context.finetune_step(entry).finished():
             continue
         context.listen({"phase": "check", "member": entry.name})
         arguments = {
@@ -139,8 +160,19 @@ def store_data(context: Context) -> Artifact:
     return step.finish()
 
 
-def member_stage(context: Context, entry: MemberEntry, data: Artifact) -> Outcome:
-    """Fine-tune a member and predict all judged rows with it; a failure is an outcome too."""
+def member_stage(
+    context: Context, entry: MemberEntry, data: Artifact, before: Mapping[str, Outcome]
+) -> Outcome:
+    """Fine-tune or average a member, and predict all judged rows with it.
+
+    A failure is an outcome too.
+
+    Args:
+        context: The run's.
+        entry: The member.
+        data: The stored rows.
+        before: What became of the members above it.
+    """
 
     def listen(event: Event) -> None:
         context.listen({"member": entry.name, **event})
@@ -150,22 +182,57 @@ def member_stage(context: Context, entry: MemberEntry, data: Artifact) -> Outcom
             listen({"phase": "skipped", "step": step.name})
             return artifact
         common = {"folder": step.begin(), "source": entry.source, "data": data.folder}
-        call = Call(f"fusetune.finetune.steps:{function}", {**common, **arguments})
+        call = Call(f"fusetune.finetune.{function}", {**common, **arguments})
         context.runner.call(call, listen)
         return step.finish()
 
     finetuned: Artifact | None = None
     try:
         objective = context.objective()
-        seed = mixed_seed(context.recipe.seed, entry.name)
-        plan = None if entry.finetune is None else Plan(objective, entry.finetune, seed)
-        step = context.finetune_step(entry)
-        finetuned = made(step, "finetune_member", {"plan": plan})
+        step, function, plan = _weights_step(context, entry, objective, before)
+        finetuned = made(step, function, {"plan": plan})
         step = context.predict_step(entry, finetuned)
         weights = finetuned.path("weights.safetensors")
-        predicted = made(step, "predict_member", {"weights": weights, "objective": objective})
+        arguments = {"weights": weights, "objective": objective}
+        predicted = made(step, "steps:predict_member", arguments)
     except FusetuneError as error:
         listen({"phase": "failed", "error": str(error)})
         return Outcome(entry, finetuned=finetuned, error=str(error))
     listen({"phase": "finished"})
     return Outcome(entry, finetuned=finetuned, predicted=predicted)
+
+
+def _weights_step(
+    context: Context,
+    entry: MemberEntry,
+    objective: Objective[Any],
+    before: Mapping[str, Outcome],
+) -> tuple[Step, str, Plan | SoupPlan | None]:
+    """The step that makes a member's weights, its function, and what that is told to do.
+
+    Raises:
+        MemberFailed: A member of a soup has no weights.
+    """
+    if entry.soup is None:
+        seed = mixed_seed(context.recipe.seed, entry.name)
+        start_seed = context.start_seed if entry.in_soup else None
+        plan = None if entry.finetune is None else Plan(objective, entry.finetune, seed, start_seed)
+        return context.finetune_step(entry), "steps:finetune_member", plan
+    members = [before[name] for name in entry.soup.of]
+    made = [member.finetuned for member in members if member.finetuned is not None]
+    if len(made) < len(members):
+        failed = [member.entry.name for member in members if member.finetuned is None]
+        raise MemberFailed(
+            f"{name_some(failed)} of its members failed",
+            "weights of every member of a soup",
+            "Mend it and run again, or leave it out of the soup.",
+        )
+    souped = SoupPlan(
+        soup=entry.soup,
+        sources=tuple(member.entry.source for member in members),
+        folders=tuple(artifact.folder for artifact in made),
+        start_seed=context.start_seed,
+        objective=objective,
+        metric=context.recipe.metric,
+    )
+    return context.soup_step(entry, made), "soup_steps:soup_members", souped

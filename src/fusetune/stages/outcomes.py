@@ -98,16 +98,20 @@ def member_entries(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     entries = []
     for outcome in outcomes:
         cost, about = outcome.cost, outcome.content("member.json")
+        soup, source = outcome.entry.soup, outcome.entry.source
+        of = f"soup:{soup.method.name}" if soup else f"{source.name}:{source.model}"
+        souped = {name: v for name, v in outcome.content("soup.json").items() if name != "seconds"}
         entries.append(
             {
                 "name": outcome.entry.name,
-                "source": f"{outcome.entry.source.name}:{outcome.entry.source.model}",
+                "source": of,
                 "status": "ok" if outcome.error is None else "failed",
                 "error": outcome.error,
                 "seconds": {"finetune": cost.fit_s, "predict_per_row": cost.predict_s_per_row},
                 "parameters": cost.parameters,
                 "best_epoch": outcome.content("history.json").get("best_epoch"),
                 "notes": about.get("notes", []),
+                **({"soup": souped} if souped else {}),
             }
         )
     return entries

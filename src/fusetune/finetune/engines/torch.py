@@ -15,6 +15,8 @@ from fusetune.finetune.engine import Engine, History, Plan, Report, Split
 from fusetune.finetune.torch_features import head_inputs
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
 from fusetune.finetune.torch_loop import Training
+from fusetune.finetune.torch_statistics import reestimate, statistics_names
+from fusetune.fuse.soup import State
 from fusetune.members.member import Member
 from fusetune.predictions.kinds import Array
 
@@ -56,3 +58,25 @@ class Torch(Engine):
     def num_parameters(self, member: Member) -> int:
         """Number of weights, buffers not counted."""
         return sum(p.numel() for p in member.model.parameters() if isinstance(p, torch.Tensor))
+
+    def state(self, member: Member) -> State:
+        """The model's state dict; bfloat16, which NumPy lacks, as float32."""
+        copied = {}
+        for name, value in member.model.state_dict().items():
+            tensor = value.detach().cpu()
+            tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor.clone()
+            copied[name] = tensor.numpy()
+        return copied
+
+    def set_state(self, member: Member, state: State) -> None:
+        """Copy them into the model, in its own types."""
+        tensors = {name: torch.tensor(value) for name, value in state.items()}
+        member.model.load_state_dict(tensors)
+
+    def statistics(self, member: Member) -> frozenset[str]:
+        """Running means and variances of all batch-norm layers that keep them."""
+        return statistics_names(member.model)
+
+    def refresh_statistics(self, member: Member, split: Split) -> None:
+        """One pass over the train rows with the batch-norm layers in training mode."""
+        reestimate(member.model.to(Accelerator().device), split, member.preprocess)
