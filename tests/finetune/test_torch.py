@@ -9,75 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from fusetune.data.inputs import PixelImages
 from fusetune.errors import MemberFailed
-from fusetune.finetune.engine import Plan, Split
 from fusetune.finetune.engines.torch import Torch
 from fusetune.finetune.objectives.classification import Classification
 from fusetune.finetune.settings import Augmentation, FineTune, Optimizer, Schedule
 from fusetune.finetune.torch_inputs import ModelInput
-from fusetune.members.member import Member, Preprocess
-from fusetune.predictions.targets import Targets
-
-CLASSES = ("dark", "light")
-PREPROCESS = Preprocess(size=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-SETTINGS = FineTune(
-    epochs=4,
-    batch_size=8,
-    optimizer=Optimizer(name="sgd", lr=0.05),
-    augmentation=Augmentation(flip=True, crop_padding=1),
+from fusetune.members.member import Preprocess
+from small_runs import (
+    PREPROCESS,
+    SETTINGS,
+    SPLITS,
+    Stopped,
+    finetune,
+    member,
+    split,
+    untimed,
+    weights,
 )
-
-
-class Stopped(Exception):
-    """Raised by a listener to stop a run in the middle."""
-
-
-class Net(nn.Module):
-    """A small net with everything that keeps state: batch norm, dropout, an auxiliary head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2))
-        self.fc, self.aux = nn.Linear(8, 2), nn.Linear(8, 2)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        features = self.body(images).mean(dim=(2, 3))
-        return (self.fc(features), self.aux(features)) if self.training else self.fc(features)
-
-
-def member() -> Member:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = Net()
-    return Member(model=model, engine="torch", classes=CLASSES, preprocess=PREPROCESS, head=("fc",))
-
-
-def split(name: str, num: int) -> Split:
-    """Noisy images that are dark or light on the whole."""
-    rng = np.random.default_rng(len(name))
-    labels = np.arange(num) % 2
-    pixels = rng.normal(100 + 60 * labels[:, None, None, None], 40, (num, 8, 8, 3))
-    ids = np.array([f"{name}-{i}" for i in range(num)])
-    return Split(PixelImages(pixels.clip(0, 255).astype(np.uint8)), Targets(ids, CLASSES, labels))
-
-
-SPLITS = (split("train", 40), split("validation", 16))
-
-
-def finetune(
-    work: Path, settings: FineTune = SETTINGS, report: Any = lambda event: None
-) -> tuple[Member, Any]:
-    made = member()
-    plan = Plan(Classification(), settings, seed=3)
-    history = Torch().finetune(made, plan, SPLITS, work, report)
-    return made, history
-
-
-def weights(made: Member) -> dict[str, bytes]:
-    return {name: value.numpy().tobytes() for name, value in made.model.state_dict().items()}
 
 
 def test_it_learns_and_keeps_the_best_epoch(tmp_path: Path) -> None:
@@ -119,10 +68,7 @@ def test_a_run_stopped_after_an_epoch_ends_with_the_same_bits(
     resumed, again = finetune(tmp_path / "stopped")
     assert weights(resumed) == weights(whole)
     assert again.best_epoch == history.best_epoch
-    untimed = [{k: v for k, v in e.items() if k != "images_per_second"} for e in history.epochs]
-    assert [
-        {k: v for k, v in e.items() if k != "images_per_second"} for e in again.epochs
-    ] == untimed
+    assert untimed(again) == untimed(history)
 
 
 def test_a_run_stopped_within_an_epoch_ends_with_the_same_bits(

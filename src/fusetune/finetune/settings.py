@@ -149,6 +149,11 @@ class FineTune:
         clip_norm: Largest global norm of the gradients; None: no clipping.
         patience: Stop after this many epochs without a better validation loss; None: never. The
             best epoch's weights are kept either way.
+        ema: Decay per step of an exponential moving average of the weights, which is validated and
+            kept in their place (Tarvainen & Valpola 2017 took 0.99 to 0.999); 0: no.
+        swa: Share of the epochs, the last ones, whose weights are averaged evenly, which is
+            validated and kept in their place (Izmailov et al. 2018 took 0.25, at a learning rate
+            that does not fall to 0: schedule `constant`); 0: no.
         precision: Of matrix products and convolutions in training; weights, sums and predictions
             stay in `fp32`. `auto` takes `bf16` (Kalamkar et al. 2019: no loss scaling is needed) on
             GPUs that have it, and on CPUs with AVX-512-BF16 or AMX for networks of at least a
@@ -167,6 +172,8 @@ class FineTune:
     label_smoothing: float = 0.0
     clip_norm: float | None = 1.0
     patience: int | None = None
+    ema: float = 0.0
+    swa: float = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -194,6 +201,10 @@ class FineTune:
             self.patience is None or self.patience >= 1,
             "at least 1, or null",
         )
+        _check("ema", self.ema, 0 <= self.ema < 1, "a number in [0, 1)")
+        _check("swa", self.swa, 0 <= self.swa < 1, "a share in [0, 1)")
+        one = not (self.ema and self.swa)
+        _check("swa", self.swa, one, f"0 with ema: {self.ema}; weights are averaged in one way")
 
 
 def _check(name: str, value: object, good: bool, expected: str) -> None:
