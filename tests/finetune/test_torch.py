@@ -173,6 +173,23 @@ def test_the_schedule_warms_up_and_falls() -> None:
     assert Schedule(name="constant", warmup=0.0).factor(0.9) == 1.0
 
 
+def test_one_cycle_is_pytorchs() -> None:
+    steps = 1000
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1.0, total_steps=steps + 1, cycle_momentum=False
+    )
+    cycle = Schedule(name="one_cycle")
+    for step in range(steps):
+        assert cycle.factor(step / steps) == pytest.approx(reference.get_last_lr()[0], abs=0.003)
+        optimizer.step()
+        reference.step()
+    assert cycle.factor(0.0) == pytest.approx(1 / 25)
+    assert cycle.factor(0.3) == 1.0
+    assert cycle.factor(1.0) == pytest.approx(1 / 250_000)
+    assert Schedule(name="one_cycle", warmup=0.0).factor(0.0) == 1.0
+
+
 def test_normalizing_and_resizing_follow_the_member() -> None:
     def model_input(size: int, resize: int | None = None) -> ModelInput:
         made = Preprocess(size=size, resize=resize, mean=(0, 0, 0), std=(1, 1, 1))
