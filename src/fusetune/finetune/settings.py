@@ -163,7 +163,10 @@ class FineTune:
     Args:
         epochs: Passes over the train rows.
         batch_size: Rows per step.
-        train: `full` trains every weight, `head` only the head, the rest frozen in evaluation mode.
+        train: `full` trains every weight, `head` only the head, the rest frozen in evaluation mode;
+            `head_then_full` (LP-FT, Kumar et al. 2022) first the head, so that a new one does not
+            distort what was learned before, then every weight, each by a schedule of its own.
+        head_epochs: How many of the epochs train the head alone; for `head_then_full` only.
         label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016).
         clip_norm: Largest global norm of the gradients; None: no clipping.
         patience: Stop after this many epochs without a better validation loss; None: never. The
@@ -187,7 +190,8 @@ class FineTune:
 
     epochs: int = 10
     batch_size: int = 64
-    train: Literal["full", "head"] = "full"
+    train: Literal["full", "head", "head_then_full"] = "full"
+    head_epochs: int | None = None
     label_smoothing: float = 0.0
     clip_norm: float | None = 1.0
     patience: int | None = None
@@ -202,6 +206,13 @@ class FineTune:
     def __post_init__(self) -> None:
         _check("epochs", self.epochs, self.epochs >= 1, "a whole number of at least 1")
         _check("batch_size", self.batch_size, self.batch_size >= 1, "a whole number of at least 1")
+        if self.train == "head_then_full":
+            good = self.head_epochs is not None and 1 <= self.head_epochs < self.epochs
+            expected = f"a whole number above 0 and below epochs ({self.epochs})"
+            _check("head_epochs", self.head_epochs, good, f"{expected} with train: {self.train}")
+        else:
+            expected = f"null with train: {self.train}"
+            _check("head_epochs", self.head_epochs, self.head_epochs is None, expected)
         _check(
             "label_smoothing",
             self.label_smoothing,
@@ -224,6 +235,11 @@ class FineTune:
         _check("swa", self.swa, 0 <= self.swa < 1, "a share in [0, 1)")
         one = not (self.ema and self.swa)
         _check("swa", self.swa, one, f"0 with ema: {self.ema}; weights are averaged in one way")
+
+    def scheduled_epochs(self, epoch: int) -> range:
+        """The epochs, counted from 0, that share a run of the schedule with this one."""
+        first = self.head_epochs or 0
+        return range(first) if epoch < first else range(first, self.epochs)
 
 
 def _half_cosine(start: float, end: float, angle: float) -> float:

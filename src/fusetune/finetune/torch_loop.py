@@ -35,9 +35,10 @@ from fusetune.finetune.torch_memory import (
     release,
 )
 from fusetune.finetune.torch_optimizer import (
+    begin_momentum,
     build_optimizer,
     parameter_groups,
-    set_training_mode,
+    set_trained,
 )
 from fusetune.finetune.torch_precision import autocast, chosen_precision, memory_format
 from fusetune.members.member import Member
@@ -128,7 +129,10 @@ class Training:
         state, settings = self.state, self.settings
         last_report = time.perf_counter()
         batches = epoch_batches(self.keys, settings.batch_size, seed=self.seed, epoch=state.epoch)
-        set_training_mode(self.model, self.member.head, settings)
+        if set_trained(self.member, settings, state.epoch):
+            self.record_anew()
+        if settings.head_epochs:
+            begin_momentum(self.optimizer)
         self.draws.copy_(self.epoch_draws(state.epoch))
         self.loss_sum.fill_(state.loss_sum)
         for step in self.steps(batches):
@@ -164,9 +168,9 @@ class Training:
 
     def before_step(self, step: int, num_steps: int) -> None:
         """Set what changes from step to step: the learning rate and the seed of dropout."""
-        progress = self.state.epoch / self.settings.epochs + step / (
-            num_steps * self.settings.epochs
-        )
+        scheduled = self.settings.scheduled_epochs(self.state.epoch)
+        epoch, num_epochs = self.state.epoch - scheduled.start, len(scheduled)
+        progress = epoch / num_epochs + step / (num_steps * num_epochs)
         rate = self.settings.optimizer.peak_lr * self.settings.schedule.factor(progress)
         self.set_learning_rate(rate)
         seed = mixed_seed(self.seed, "dropout", self.state.epoch, step)
@@ -273,9 +277,12 @@ class Training:
         return record
 
     def out_of_patience(self) -> bool:
-        """True if early stopping says so."""
-        patience = self.settings.patience
-        return patience is not None and self.state.epoch - self.state.best_epoch >= patience
+        """True if early stopping says so; epochs of the head alone do not count."""
+        patience, since = self.settings.patience, self.settings.head_epochs or 0
+        return (
+            patience is not None
+            and self.state.epoch - max(self.state.best_epoch, since) >= patience
+        )
 
     def set_learning_rate(self, rate: float) -> None:
         """As a number, or on a GPU in the one tensor that recorded steps read."""
