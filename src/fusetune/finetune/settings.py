@@ -165,8 +165,16 @@ class FineTune:
         batch_size: Rows per step.
         train: `full` trains every weight, `head` only the head, the rest frozen in evaluation mode;
             `head_then_full` (LP-FT, Kumar et al. 2022) first the head, so that a new one does not
-            distort what was learned before, then every weight, each by a schedule of its own.
-        head_epochs: How many of the epochs train the head alone; for `head_then_full` only.
+            distort what was learned before, then every weight, each by a schedule of its own;
+            `gradual` (Howard & Ruder 2018) first the head, which the layers before it join one
+            after another, the deepest first.
+        head_epochs: How many of the epochs come before every weight is trained; for
+            `head_then_full` and `gradual` only. Howard & Ruder let one layer join per epoch: as
+            many epochs as layers.
+        layer_decay: Factor of the learning rate from every layer to the one before it, counted from
+            the head, whose rate is the optimizer's (Clark et al. 2020, Bao et al. 2022, who took
+            0.65 to 0.95 for transformers); 1: all layers alike. What a layer is stands in
+            `torch_layers.depths`.
         label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016).
         clip_norm: Largest global norm of the gradients; None: no clipping.
         patience: Stop after this many epochs without a better validation loss; None: never. The
@@ -190,8 +198,9 @@ class FineTune:
 
     epochs: int = 10
     batch_size: int = 64
-    train: Literal["full", "head", "head_then_full"] = "full"
+    train: Literal["full", "head", "head_then_full", "gradual"] = "full"
     head_epochs: int | None = None
+    layer_decay: float = 1.0
     label_smoothing: float = 0.0
     clip_norm: float | None = 1.0
     patience: int | None = None
@@ -206,13 +215,16 @@ class FineTune:
     def __post_init__(self) -> None:
         _check("epochs", self.epochs, self.epochs >= 1, "a whole number of at least 1")
         _check("batch_size", self.batch_size, self.batch_size >= 1, "a whole number of at least 1")
-        if self.train == "head_then_full":
+        if self.train in ("head_then_full", "gradual"):
             good = self.head_epochs is not None and 1 <= self.head_epochs < self.epochs
             expected = f"a whole number above 0 and below epochs ({self.epochs})"
             _check("head_epochs", self.head_epochs, good, f"{expected} with train: {self.train}")
         else:
             expected = f"null with train: {self.train}"
             _check("head_epochs", self.head_epochs, self.head_epochs is None, expected)
+        _check("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "a number in (0, 1]")
+        good = self.layer_decay == 1 or self.train != "head"
+        _check("layer_decay", self.layer_decay, good, "1 with train: head, which has one layer")
         _check(
             "label_smoothing",
             self.label_smoothing,
@@ -238,7 +250,7 @@ class FineTune:
 
     def scheduled_epochs(self, epoch: int) -> range:
         """The epochs, counted from 0, that share a run of the schedule with this one."""
-        first = self.head_epochs or 0
+        first = (self.head_epochs or 0) if self.train == "head_then_full" else 0
         return range(first) if epoch < first else range(first, self.epochs)
 
 

@@ -35,6 +35,7 @@ from fusetune.finetune.torch_memory import (
     release,
 )
 from fusetune.finetune.torch_optimizer import (
+    LearningRates,
     begin_momentum,
     build_optimizer,
     parameter_groups,
@@ -115,7 +116,7 @@ class Training:
         self.compiled = torch.compile(self.model, dynamic=False) if self.settings.compile else None
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         self.loss_sum = torch.zeros((), dtype=exact, device=self.device)
-        self.rate = torch.zeros((), device=self.device)  # a number would be recorded with the step
+        self.rates = LearningRates(self.optimizer, self.device)
         self.draws = self.epoch_draws(0).to(self.device)
         self.stream = stream
         self.record_anew()
@@ -172,7 +173,7 @@ class Training:
         epoch, num_epochs = self.state.epoch - scheduled.start, len(scheduled)
         progress = epoch / num_epochs + step / (num_steps * num_epochs)
         rate = self.settings.optimizer.peak_lr * self.settings.schedule.factor(progress)
-        self.set_learning_rate(rate)
+        self.rates.set(rate)
         seed = mixed_seed(self.seed, "dropout", self.state.epoch, step)
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` asks for every device
         if self.device.type == "cuda":
@@ -283,14 +284,6 @@ class Training:
             patience is not None
             and self.state.epoch - max(self.state.best_epoch, since) >= patience
         )
-
-    def set_learning_rate(self, rate: float) -> None:
-        """As a number, or on a GPU in the one tensor that recorded steps read."""
-        on_gpu = self.device.type == "cuda"
-        if on_gpu:
-            self.rate.fill_(rate)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate if on_gpu else rate
 
     def progress(self, steps: int) -> dict[str, Any]:
         """The event that a progress bar is drawn from."""
