@@ -130,6 +130,24 @@ def test_label_smoothing_is_used_or_refused(case):
     assert not torch.isclose(plain_loss, smoothed)
 
 
+def test_balance_is_used_or_refused(case):
+    objective, targets, _ = case
+    everything = objective.collate(targets, ROWS)
+    for name, value in (
+        ("class_weights", objective.class_weights),
+        ("sampling", lambda t, _, settings: objective.strata(t, settings)),
+    ):
+        balanced = FineTune(**{name: "balanced"})
+        assert value(everything, len(COLUMNS), FineTune()) is None
+        if name in objective.unused:
+            with pytest.raises(InvalidValue, match=f"finetune.{name} is balanced, and the obj"):
+                objective.check(balanced)
+            continue
+        objective.check(balanced)
+        length = len(COLUMNS) if name == "class_weights" else NUM_ROWS
+        assert value(everything, len(COLUMNS), balanced).shape == (length,)
+
+
 def test_a_fitted_objective_is_saved_as_plain_values(case, tmp_path):
     objective, _, outputs = case
     again = build(type(objective), plain(objective), "the objective", tmp_path)

@@ -11,16 +11,19 @@ import pytest
 import torch
 
 from fusetune.errors import MemberFailed
+from fusetune.finetune.engine import Split
 from fusetune.finetune.engines.torch import Torch
 from fusetune.finetune.objectives.classification import Classification
 from fusetune.finetune.settings import Augmentation, FineTune, Optimizer, Schedule
 from fusetune.finetune.torch_inputs import ModelInput
 from fusetune.members.member import Preprocess
+from fusetune.predictions.targets import Targets
 from small_runs import (
     PREPROCESS,
     SETTINGS,
     SPLITS,
     Stopped,
+    assert_resumes,
     finetune,
     member,
     split,
@@ -118,6 +121,21 @@ def test_a_run_with_every_augmentation_stopped_within_an_epoch_ends_with_the_sam
         finetune(tmp_path / "stopped", settings, report=stop)
     resumed, _ = finetune(tmp_path / "stopped", settings)
     assert weights(resumed) == weights(whole)
+
+
+def test_balance_changes_training_and_resumes_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rare = SPLITS[0].targets.labels_N.copy()
+    rare[np.flatnonzero(rare)[5:]] = 0
+    train = Split(SPLITS[0].images, Targets(SPLITS[0].ids, SPLITS[0].targets.classes, rare))
+    monkeypatch.setattr("small_runs.SPLITS", (train, SPLITS[1]))
+    names = ("class_weights", "sampling")
+    made = [finetune(tmp_path / n, replace(SETTINGS, **{n: "balanced"}))[0] for n in names]
+    plain, _ = finetune(tmp_path / "plain")
+    assert len({str(weights(member)) for member in (*made, plain)}) == 3
+    both = replace(SETTINGS, class_weights="balanced", sampling="balanced")
+    assert_resumes(tmp_path, both, monkeypatch, stops=(3,))
 
 
 def test_another_seed_or_augmentation_gives_other_weights(tmp_path: Path) -> None:

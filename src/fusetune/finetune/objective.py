@@ -63,8 +63,22 @@ class Objective(abc.ABC, Generic[K]):
         """Targets, as `loss` takes them, of images mixed with others: `shares_B` of the first."""
         return others + (targets - others) * shares_B[:, None]
 
+    def class_weights(self, targets: Array, num_classes: int, settings: FineTune) -> Array | None:
+        """`(C,)` float32 weights that `loss` takes, from all train rows' targets; None: no weights."""
+        return None
+
+    def strata(self, targets: Array, settings: FineTune) -> Array | None:
+        """`(N,)` numbers of the groups that every epoch draws evenly from; None: every row once."""
+        return None
+
     @abc.abstractmethod
-    def loss(self, outputs: Tensor, targets: Tensor, settings: FineTune) -> Tensor:
+    def loss(
+        self,
+        outputs: Tensor,
+        targets: Tensor,
+        settings: FineTune,
+        weights_C: Tensor | None = None,
+    ) -> Tensor:
         """Mean loss of a batch as a scalar tensor, from what the model returned in training mode."""
 
     @abc.abstractmethod

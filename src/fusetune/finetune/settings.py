@@ -176,6 +176,13 @@ class FineTune:
             0.65 to 0.95 for transformers); 1: all layers alike. What a layer is stands in
             `torch_layers.depths`.
         label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016).
+        class_weights: `balanced` weighs the training loss of every class by its rarity among the train
+            rows, so that all classes count alike (King & Zeng 2001, as scikit-learn has it; for
+            sets of labels, a label's presence by rows without it per row with it). Validation
+            figures, by which the epoch is chosen, stay plain.
+        sampling: `balanced` takes as many rows of every class in an epoch (class-balanced sampling,
+            Kang et al. 2020): some of a common class, others every time; those of a rare class
+            repeatedly, augmented alike within an epoch. `natural` takes every row once.
         clip_norm: Largest global norm of the gradients; None: no clipping.
         patience: Stop after this many epochs without a better validation loss; None: never. The
             best epoch's weights are kept either way.
@@ -202,6 +209,8 @@ class FineTune:
     head_epochs: int | None = None
     layer_decay: float = 1.0
     label_smoothing: float = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    sampling: Literal["natural", "balanced"] = "natural"
     clip_norm: float | None = 1.0
     patience: int | None = None
     ema: float = 0.0

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fusetune.errors import MemberFailed
-from fusetune.finetune.batches import PixelStore, epoch_batches
+from fusetune.finetune.batches import PixelStore, epoch_order, in_batches
 from fusetune.finetune.engine import History, Plan, Report, Split
 from fusetune.finetune.randomness import Keys, mixed_seed, row_keys
 from fusetune.finetune.torch_augment import augmented, epoch_draws, mixed, partners
@@ -68,6 +68,9 @@ class Training:
             self.objective.collate(split.targets, np.arange(len(split.ids))) for split in splits
         )
         self.targets = torch.from_numpy(train_targets).to(device)
+        self.strata = self.objective.strata(train_targets, plan.settings)
+        weights = self.objective.class_weights(train_targets, len(member.classes), plan.settings)
+        self.class_weights = None if weights is None else torch.from_numpy(weights).to(device)
         self.model: nn.Module = member.model.to(device)
         if device.type == "cuda":  # on CPUs the fused optimizers would copy such weights
             self.model.to(memory_format=memory_format(device))
@@ -129,7 +132,8 @@ class Training:
         """One pass over the train rows, from the state's step on."""
         state, settings = self.state, self.settings
         last_report = time.perf_counter()
-        batches = epoch_batches(self.keys, settings.batch_size, seed=self.seed, epoch=state.epoch)
+        order = epoch_order(self.keys, self.strata, seed=self.seed, epoch=state.epoch)
+        batches = in_batches(order, settings.batch_size)
         if set_trained(self.member, settings, state.epoch):
             self.record_anew()
         if settings.head_epochs:
@@ -238,7 +242,7 @@ class Training:
         model = self.model if compiled is None else compiled
         with autocast(self.state.precision, self.device):
             outputs = model(self.model_input(pixels))
-        loss = self.objective.loss(outputs, targets, self.settings)
+        loss = self.objective.loss(outputs, targets, self.settings, self.class_weights)
         (loss * (len(pixels) / num_rows)).backward()
         return loss.detach().to(self.loss_sum.dtype) * len(pixels)
 
