@@ -95,6 +95,15 @@ def test_the_validation_loss_is_the_training_loss(case):
     figures = objective.scores(outputs.numpy(), wanted)
     assert figures["loss"] == pytest.approx(float(trained), rel=1e-5)
     assert all(type(value) is float for value in figures.values())
+    assert tuple(figures) == objective.figures
+
+
+def test_epochs_are_chosen_by_its_own_figures(case):
+    objective, _, _ = case
+    for name in objective.figures:
+        objective.check(FineTune(stop_by=name))
+    with pytest.raises(InvalidValue, match=r"finetune.stop_by is precision; expected one of loss"):
+        objective.check(FineTune(stop_by="precision"))
 
 
 def test_a_batch_has_the_rows_that_were_asked_for(case):

@@ -153,6 +153,34 @@ def test_early_stopping_waits_for_its_patience(tmp_path: Path) -> None:
     assert len(history.epochs) - history.best_epoch == 2 or len(history.epochs) == 9
 
 
+def test_the_epoch_is_chosen_by_the_figure_that_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = [(0.9, 0.5), (0.7, 0.8), (0.5, 0.7), (0.6, 0.8), (0.8, 0.8), (float("nan"), 0.9)]
+
+    def finetuned(stop_by: str, patience: int | None) -> Any:
+        said = iter(figures)
+        monkeypatch.setattr(
+            Classification,
+            "scores",
+            lambda *_: dict(zip(("loss", "accuracy"), next(said), strict=True)),
+        )
+        settings = replace(SETTINGS, epochs=6, stop_by=stop_by, patience=patience)
+        _, history = finetune(tmp_path / f"{stop_by}-{patience}", settings)
+        return history.best_epoch, len(history.epochs)
+
+    assert finetuned("loss", None) == (3, 6)
+    assert finetuned("accuracy", None) == (4, 6)  # the lower loss of three as accurate
+    assert finetuned("loss", 1) == (3, 4)
+    assert finetuned("accuracy", 1) == (2, 3)
+
+
+def test_accuracy_may_choose_and_resumes_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_resumes(tmp_path, replace(SETTINGS, stop_by="accuracy"), monkeypatch, stops=(2,))
+
+
 def test_head_only_leaves_the_body_and_its_statistics(tmp_path: Path) -> None:
     before = weights(member())
     made, _ = finetune(

@@ -184,8 +184,12 @@ class FineTune:
             Kang et al. 2020): some of a common class, others every time; those of a rare class
             repeatedly, augmented alike within an epoch. `natural` takes every row once.
         clip_norm: Largest global norm of the gradients; None: no clipping.
-        patience: Stop after this many epochs without a better validation loss; None: never. The
-            best epoch's weights are kept either way.
+        patience: Stop after this many epochs without a better one; None: never. The best epoch's
+            weights are kept either way.
+        stop_by: Validation figure that says which epoch is better: `loss`, for classes `accuracy`,
+            for sets of labels `hamming_accuracy`; of epochs as good, that of the lower loss. The
+            loss notices more than right and wrong, which is what fusing probabilities needs;
+            accuracy may go on rising while the loss does (Guo et al. 2017).
         ema: Decay per step of an exponential moving average of the weights, which is validated and
             kept in their place (Tarvainen & Valpola 2017 took 0.99 to 0.999); 0: no.
         swa: Share of the epochs, the last ones, whose weights are averaged evenly, which is
@@ -213,6 +217,7 @@ class FineTune:
     sampling: Literal["natural", "balanced"] = "natural"
     clip_norm: float | None = 1.0
     patience: int | None = None
+    stop_by: str = "loss"
     ema: float = 0.0
     swa: float = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -28,7 +28,7 @@ class State:
     epoch_seconds: float = 0.0
     seconds: float = 0.0
     best_epoch: int = 0
-    best_loss: float = math.inf
+    best: tuple[float, float] = (-math.inf, -math.inf)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     epochs: list[dict[str, float]] = field(default_factory=list)
 

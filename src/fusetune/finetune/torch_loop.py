@@ -272,8 +272,10 @@ class Training:
             "images_per_second": state.rows / max(state.epoch_seconds, 1e-9),
         }
         state.epochs.append(record)
-        if figures["loss"] < state.best_loss:
-            state.best_loss, state.best_epoch = figures["loss"], state.epoch
+        lower_loss, by = -figures["loss"], self.settings.stop_by
+        goodness = (lower_loss if by == "loss" else figures[by], lower_loss)
+        if math.isfinite(lower_loss) and goodness > state.best:
+            state.best, state.best_epoch = goodness, state.epoch
             weights = self.member.model.state_dict()
             state.best_weights = {
                 name: value.detach().cpu().clone() for name, value in weights.items()

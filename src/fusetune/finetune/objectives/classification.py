@@ -5,7 +5,7 @@ Shapes: B rows of a batch, N rows, C classes.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,6 +29,8 @@ class Classification(Objective[Probabilities]):
     """
 
     auxiliary_weight: float = AUXILIARY_WEIGHT
+
+    figures: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
 
     def collate(self, targets: Targets, rows: Array) -> Array:
         """`(B,)` class indices."""

@@ -32,6 +32,7 @@ class Multilabel(Objective[Marginals]):
 
     auxiliary_weight: float = AUXILIARY_WEIGHT
 
+    figures: ClassVar[tuple[str, ...]] = ("loss", "hamming_accuracy")
     unused: ClassVar[tuple[str, ...]] = ("sampling",)
 
     def collate(self, targets: LabelSets, rows: Array) -> Array:
