@@ -15,6 +15,7 @@ from fusetune.finetune.engine import Engine, History, Plan, Report, Split
 from fusetune.finetune.torch_features import head_inputs
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
 from fusetune.finetune.torch_loop import Training
+from fusetune.finetune.torch_views import Views, as_they_are, prediction_views
 from fusetune.members.member import Member
 from fusetune.predictions.kinds import Array
 
@@ -32,16 +33,13 @@ class Torch(Engine):
         return Training(member, plan, splits, Accelerator().device).run(work, report)
 
     def outputs(self, member: Member, images: Images, report: Report) -> Array:
-        """`(N, ...)` outputs of the main head in evaluation mode."""
-        device = Accelerator().device
-        model = member.model.to(device)
-        feed = Feed(PixelStore(images, member.preprocess), device)
-        return model_outputs(model, feed, ModelInput(member.preprocess, device))
+        """`(N, ...)` outputs of the main head in evaluation mode, means over test-time views."""
+        return _outputs(member, images, prediction_views(member.preprocess))
 
     def features(self, member: Member, images: Images, report: Report) -> tuple[Array, Array]:
-        """`(N, D)` float32 inputs of the head, and the `outputs`, from one pass."""
+        """`(N, D)` float32 inputs of the head, and the outputs of images as they are."""
         with head_inputs(member, len(images)) as seen:
-            outputs = self.outputs(member, images, report)
+            outputs = _outputs(member, images, as_they_are)
             return seen(), outputs
 
     def save(self, member: Member, path: Path) -> None:
@@ -56,3 +54,10 @@ class Torch(Engine):
     def num_parameters(self, member: Member) -> int:
         """Number of weights, buffers not counted."""
         return sum(p.numel() for p in member.model.parameters() if isinstance(p, torch.Tensor))
+
+
+def _outputs(member: Member, images: Images, views: Views) -> Array:
+    device = Accelerator().device
+    model = member.model.to(device)
+    feed = Feed(PixelStore(images, member.preprocess), device)
+    return model_outputs(model, feed, ModelInput(member.preprocess, device), views=views)
