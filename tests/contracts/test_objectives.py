@@ -95,6 +95,15 @@ def test_the_validation_loss_is_the_training_loss(case):
     figures = objective.scores(outputs.numpy(), wanted)
     assert figures["loss"] == pytest.approx(float(trained), rel=1e-5)
     assert all(type(value) is float for value in figures.values())
+    assert tuple(figures) == objective.figures
+
+
+def test_epochs_are_chosen_by_its_own_figures(case):
+    objective, _, _ = case
+    for name in objective.figures:
+        objective.check(FineTune(stop_by=name))
+    with pytest.raises(InvalidValue, match=r"finetune.stop_by is precision; expected one of loss"):
+        objective.check(FineTune(stop_by="precision"))
 
 
 def test_a_batch_has_the_rows_that_were_asked_for(case):
@@ -128,6 +137,24 @@ def test_label_smoothing_is_used_or_refused(case):
     objective.check(smoothing)
     plain_loss, smoothed = (objective.loss(outputs, wanted, s) for s in (FineTune(), smoothing))
     assert not torch.isclose(plain_loss, smoothed)
+
+
+def test_balance_is_used_or_refused(case):
+    objective, targets, _ = case
+    everything = objective.collate(targets, ROWS)
+    for name, value in (
+        ("class_weights", objective.class_weights),
+        ("sampling", lambda t, _, settings: objective.strata(t, settings)),
+    ):
+        balanced = FineTune(**{name: "balanced"})
+        assert value(everything, len(COLUMNS), FineTune()) is None
+        if name in objective.unused:
+            with pytest.raises(InvalidValue, match=f"finetune.{name} is balanced, and the obj"):
+                objective.check(balanced)
+            continue
+        objective.check(balanced)
+        length = len(COLUMNS) if name == "class_weights" else NUM_ROWS
+        assert value(everything, len(COLUMNS), balanced).shape == (length,)
 
 
 def test_a_fitted_objective_is_saved_as_plain_values(case, tmp_path):

@@ -4,7 +4,9 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 
+from fusetune.finetune.objectives.classification import Classification
 from fusetune.finetune.objectives.multilabel import Multilabel
 from fusetune.finetune.objectives.regression import Regression
 from fusetune.finetune.settings import FineTune
@@ -59,3 +61,45 @@ def test_smoothed_labels_lie_between_right_and_a_half():
 def test_logits_far_from_zero_cost_finite_losses():
     wanted = np.array([[1.0, 0.0]], np.float32)
     assert Multilabel().scores(np.array([[-500.0, 500.0]]), wanted)["loss"] == pytest.approx(500)
+
+
+BALANCED = FineTune(class_weights="balanced")
+
+
+def test_balanced_class_weights_are_scikit_learns():
+    labels_N = np.array([0, 0, 0, 0, 0, 2, 2, 3])
+    weights_C = Classification().class_weights(labels_N, 4, BALANCED)
+    assert weights_C[1] == 0
+    known = np.array([0, 2, 3])
+    np.testing.assert_allclose(
+        weights_C[known], compute_class_weight("balanced", classes=known, y=labels_N), rtol=1e-6
+    )
+    assert Classification().class_weights(labels_N, 4, FineTune()) is None
+
+
+def test_weighted_classes_count_alike_whatever_the_batch():
+    labels_N = torch.tensor([0, 0, 0, 1])
+    weights_C = torch.from_numpy(Classification().class_weights(labels_N.numpy(), 2, BALANCED))
+    logits = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    plain_N = torch.nn.functional.cross_entropy(logits, labels_N, reduction="none")
+    weighted = Classification().loss(logits, labels_N, BALANCED, weights_C)
+    assert float(weighted) == pytest.approx(float((plain_N[:3].mean() + plain_N[3]) / 2), rel=1e-6)
+    halves = [
+        float(Classification().loss(logits[part], labels_N[part], BALANCED, weights_C))
+        for part in (slice(0, 2), slice(2, 4))
+    ]
+    assert np.mean(halves) == pytest.approx(float(weighted), rel=1e-6)
+    probs = torch.nn.functional.one_hot(labels_N).float()  # as mixed images have them
+    mixed = Classification().loss(logits, probs, BALANCED, weights_C)
+    assert float(mixed) == pytest.approx(float(weighted), rel=1e-6)
+
+
+def test_weighted_labels_count_alike_with_and_without():
+    present_NC = np.array([[1, 0, 1], [0, 0, 1], [0, 0, 1], [0, 1, 1]], np.float32)
+    weights_C = Multilabel().class_weights(present_NC, 3, BALANCED)
+    assert weights_C.tolist() == [3.0, 3.0, 1.0]
+    zeros = torch.zeros(4, 3, requires_grad=True)
+    Multilabel().loss(
+        zeros, torch.from_numpy(present_NC), BALANCED, torch.from_numpy(weights_C)
+    ).backward()
+    assert zeros.grad[:, :2].sum(dim=0).tolist() == pytest.approx([0, 0], abs=1e-7)

@@ -9,75 +9,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from fusetune.data.inputs import PixelImages
 from fusetune.errors import MemberFailed
-from fusetune.finetune.engine import Plan, Split
+from fusetune.finetune.engine import Split
 from fusetune.finetune.engines.torch import Torch
 from fusetune.finetune.objectives.classification import Classification
 from fusetune.finetune.settings import Augmentation, FineTune, Optimizer, Schedule
 from fusetune.finetune.torch_inputs import ModelInput
-from fusetune.members.member import Member, Preprocess
+from fusetune.members.member import Preprocess
 from fusetune.predictions.targets import Targets
-
-CLASSES = ("dark", "light")
-PREPROCESS = Preprocess(size=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-SETTINGS = FineTune(
-    epochs=4,
-    batch_size=8,
-    optimizer=Optimizer(name="sgd", lr=0.05),
-    augmentation=Augmentation(flip=True, crop_padding=1),
+from small_runs import (
+    PREPROCESS,
+    SETTINGS,
+    SPLITS,
+    Stopped,
+    assert_resumes,
+    finetune,
+    member,
+    split,
+    untimed,
+    weights,
 )
-
-
-class Stopped(Exception):
-    """Raised by a listener to stop a run in the middle."""
-
-
-class Net(nn.Module):
-    """A small net with everything that keeps state: batch norm, dropout, an auxiliary head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2))
-        self.fc, self.aux = nn.Linear(8, 2), nn.Linear(8, 2)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        features = self.body(images).mean(dim=(2, 3))
-        return (self.fc(features), self.aux(features)) if self.training else self.fc(features)
-
-
-def member() -> Member:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = Net()
-    return Member(model=model, engine="torch", classes=CLASSES, preprocess=PREPROCESS, head=("fc",))
-
-
-def split(name: str, num: int) -> Split:
-    """Noisy images that are dark or light on the whole."""
-    rng = np.random.default_rng(len(name))
-    labels = np.arange(num) % 2
-    pixels = rng.normal(100 + 60 * labels[:, None, None, None], 40, (num, 8, 8, 3))
-    ids = np.array([f"{name}-{i}" for i in range(num)])
-    return Split(PixelImages(pixels.clip(0, 255).astype(np.uint8)), Targets(ids, CLASSES, labels))
-
-
-SPLITS = (split("train", 40), split("validation", 16))
-
-
-def finetune(
-    work: Path, settings: FineTune = SETTINGS, report: Any = lambda event: None
-) -> tuple[Member, Any]:
-    made = member()
-    plan = Plan(Classification(), settings, seed=3)
-    history = Torch().finetune(made, plan, SPLITS, work, report)
-    return made, history
-
-
-def weights(made: Member) -> dict[str, bytes]:
-    return {name: value.numpy().tobytes() for name, value in made.model.state_dict().items()}
 
 
 def test_it_learns_and_keeps_the_best_epoch(tmp_path: Path) -> None:
@@ -119,10 +71,7 @@ def test_a_run_stopped_after_an_epoch_ends_with_the_same_bits(
     resumed, again = finetune(tmp_path / "stopped")
     assert weights(resumed) == weights(whole)
     assert again.best_epoch == history.best_epoch
-    untimed = [{k: v for k, v in e.items() if k != "images_per_second"} for e in history.epochs]
-    assert [
-        {k: v for k, v in e.items() if k != "images_per_second"} for e in again.epochs
-    ] == untimed
+    assert untimed(again) == untimed(history)
 
 
 def test_a_run_stopped_within_an_epoch_ends_with_the_same_bits(
@@ -174,6 +123,21 @@ def test_a_run_with_every_augmentation_stopped_within_an_epoch_ends_with_the_sam
     assert weights(resumed) == weights(whole)
 
 
+def test_balance_changes_training_and_resumes_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rare = SPLITS[0].targets.labels_N.copy()
+    rare[np.flatnonzero(rare)[5:]] = 0
+    train = Split(SPLITS[0].images, Targets(SPLITS[0].ids, SPLITS[0].targets.classes, rare))
+    monkeypatch.setattr("small_runs.SPLITS", (train, SPLITS[1]))
+    names = ("class_weights", "sampling")
+    made = [finetune(tmp_path / n, replace(SETTINGS, **{n: "balanced"}))[0] for n in names]
+    plain, _ = finetune(tmp_path / "plain")
+    assert len({str(weights(member)) for member in (*made, plain)}) == 3
+    both = replace(SETTINGS, class_weights="balanced", sampling="balanced")
+    assert_resumes(tmp_path, both, monkeypatch, stops=(3,))
+
+
 def test_another_seed_or_augmentation_gives_other_weights(tmp_path: Path) -> None:
     one, _ = finetune(tmp_path / "a")
     plain = FineTune(
@@ -187,6 +151,34 @@ def test_early_stopping_waits_for_its_patience(tmp_path: Path) -> None:
     still = FineTune(epochs=9, batch_size=8, patience=2, optimizer=Optimizer(name="sgd", lr=1e-12))
     _, history = finetune(tmp_path, still)
     assert len(history.epochs) - history.best_epoch == 2 or len(history.epochs) == 9
+
+
+def test_the_epoch_is_chosen_by_the_figure_that_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = [(0.9, 0.5), (0.7, 0.8), (0.5, 0.7), (0.6, 0.8), (0.8, 0.8), (float("nan"), 0.9)]
+
+    def finetuned(stop_by: str, patience: int | None) -> Any:
+        said = iter(figures)
+        monkeypatch.setattr(
+            Classification,
+            "scores",
+            lambda *_: dict(zip(("loss", "accuracy"), next(said), strict=True)),
+        )
+        settings = replace(SETTINGS, epochs=6, stop_by=stop_by, patience=patience)
+        _, history = finetune(tmp_path / f"{stop_by}-{patience}", settings)
+        return history.best_epoch, len(history.epochs)
+
+    assert finetuned("loss", None) == (3, 6)
+    assert finetuned("accuracy", None) == (4, 6)  # the lower loss of three as accurate
+    assert finetuned("loss", 1) == (3, 4)
+    assert finetuned("accuracy", 1) == (2, 3)
+
+
+def test_accuracy_may_choose_and_resumes_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_resumes(tmp_path, replace(SETTINGS, stop_by="accuracy"), monkeypatch, stops=(2,))
 
 
 def test_head_only_leaves_the_body_and_its_statistics(tmp_path: Path) -> None:
@@ -225,6 +217,23 @@ def test_the_schedule_warms_up_and_falls() -> None:
     assert cosine.factor(0.55) == pytest.approx(0.5)
     assert cosine.factor(1.0) == pytest.approx(0.0)
     assert Schedule(name="constant", warmup=0.0).factor(0.9) == 1.0
+
+
+def test_one_cycle_is_pytorchs() -> None:
+    steps = 1000
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1.0, total_steps=steps + 1, cycle_momentum=False
+    )
+    cycle = Schedule(name="one_cycle")
+    for step in range(steps):
+        assert cycle.factor(step / steps) == pytest.approx(reference.get_last_lr()[0], abs=0.003)
+        optimizer.step()
+        reference.step()
+    assert cycle.factor(0.0) == pytest.approx(1 / 25)
+    assert cycle.factor(0.3) == 1.0
+    assert cycle.factor(1.0) == pytest.approx(1 / 250_000)
+    assert Schedule(name="one_cycle", warmup=0.0).factor(0.0) == 1.0
 
 
 def test_normalizing_and_resizing_follow_the_member() -> None:

@@ -14,9 +14,10 @@ from fusetune.data.inputs import Images, PixelImages
 from fusetune.finetune.randomness import Keys, mixed_seed, uniforms
 from fusetune.members.member import Preprocess
 
-__all__ = ["PixelStore", "epoch_batches", "row_slices"]
+__all__ = ["PixelStore", "epoch_order", "in_batches", "row_slices"]
 
 Pixels = npt.NDArray[np.uint8]
+Rows = npt.NDArray[np.int64]
 
 CACHE_BYTES = 4 * 2**30  # decoded pixels of one split kept in memory; above, decoded every epoch
 
@@ -78,15 +79,42 @@ class PixelStore:
             )
 
 
-def epoch_batches(
-    keys: Keys, batch_size: int, *, seed: int, epoch: int
-) -> list[npt.NDArray[np.int64]]:
-    """Rows of every batch of one epoch, in an order that depends on the seed, the epoch and the ids.
+def epoch_order(
+    keys: Keys, strata_N: npt.NDArray[np.int64] | None = None, *, seed: int, epoch: int
+) -> Rows:
+    """`(N,)` rows of one epoch, in an order that depends on the seed, the epoch and the ids.
+
+    Args:
+        keys: Of the N rows.
+        strata_N: Groups to take as many rows from, give or take one; None: every row once.
+        seed: Of the run.
+        epoch: Counted from 0.
+    """
+    draws_seed = mixed_seed(seed, "order", epoch)
+    if strata_N is None:
+        draws = uniforms(draws_seed, keys, 1)[:, 0]
+        return np.lexsort((keys, draws))
+    rows, copies = _balanced(keys, strata_N, mixed_seed(seed, "sample", epoch))
+    copy_keys = keys[rows] ^ (copies.astype(np.uint64) << np.uint64(32))
+    return rows[np.lexsort((copy_keys, uniforms(draws_seed, copy_keys, 1)[:, 0]))]
+
+
+def _balanced(keys: Keys, strata_N: npt.NDArray[np.int64], seed: int) -> tuple[Rows, Rows]:
+    """Rows, and which copy of its row each one is: from a random start, round and round."""
+    order = np.lexsort((keys, uniforms(seed, keys, 1)[:, 0]))
+    strata = np.unique(strata_N)
+    sizes = len(keys) // len(strata) + (np.arange(len(strata)) < len(keys) % len(strata))
+    parts = [order[strata_N[order] == stratum] for stratum in strata]
+    rows = [np.resize(part, size) for part, size in zip(parts, sizes, strict=True)]
+    copies = [np.arange(size) // len(part) for part, size in zip(parts, sizes, strict=True)]
+    return np.concatenate(rows), np.concatenate(copies)
+
+
+def in_batches(order: Rows, batch_size: int) -> list[Rows]:
+    """Rows of every batch of one epoch.
 
     A last batch of a single row joins the one before it: batch normalization cannot train on it.
     """
-    draws = uniforms(mixed_seed(seed, "order", epoch), keys, 1)[:, 0]
-    order = np.lexsort((keys, draws))
     starts = list(range(0, len(order), batch_size))
     if len(starts) > 1 and len(order) - starts[-1] == 1:
         starts.pop()

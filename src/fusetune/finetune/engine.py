@@ -107,11 +107,14 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def outputs(self, member: Member, images: Images, report: Report) -> Array:
-        """`(N, ...)` raw outputs in evaluation mode, with evaluation preprocessing."""
+        """`(N, ...)` raw outputs in evaluation mode, with evaluation preprocessing.
+
+        With test-time augmentation (`Preprocess`), the means over an image's views.
+        """
 
     @abc.abstractmethod
     def features(self, member: Member, images: Images, report: Report) -> tuple[Array, Array]:
-        """`(N, D)` float32 inputs of the head, and the `outputs`, from one pass."""
+        """`(N, D)` float32 inputs of the head, and raw outputs, of images as they are, in one pass."""
 
     @abc.abstractmethod
     def save(self, member: Member, path: Path) -> None:

@@ -27,6 +27,8 @@ class Objective(abc.ABC, Generic[K]):
 
     keeps_heads: ClassVar[bool] = True
     """Whether outputs of a checkpoint's own head mean what `to_prediction` takes them for."""
+    figures: ClassVar[tuple[str, ...]] = ("loss",)
+    """Names of what `scores` gives; of all but `loss`, higher is better."""
     unused: ClassVar[tuple[str, ...]] = ()
     """Keys of `finetune:` that mean nothing here: they have to stay at their defaults."""
 
@@ -36,11 +38,17 @@ class Objective(abc.ABC, Generic[K]):
         return plugin_name(type(self))
 
     def check(self, settings: FineTune) -> None:
-        """Refuse settings that would be read and ignored.
+        """Refuse settings that would be read and ignored, or that name what is not there.
 
         Raises:
             InvalidValue: Names the key.
         """
+        if settings.stop_by not in self.figures:
+            raise InvalidValue(
+                f"finetune.stop_by is {settings.stop_by}",
+                f"one of {', '.join(self.figures)} with the objective {self.name}",
+                "Change it, or leave it out for the default.",
+            )
         defaults = {field.name: field.default for field in fields(FineTune)}
         for name in self.unused:
             if getattr(settings, name) != defaults[name]:
@@ -63,13 +71,27 @@ class Objective(abc.ABC, Generic[K]):
         """Targets, as `loss` takes them, of images mixed with others: `shares_B` of the first."""
         return others + (targets - others) * shares_B[:, None]
 
+    def class_weights(self, targets: Array, num_classes: int, settings: FineTune) -> Array | None:
+        """`(C,)` float32 weights that `loss` takes, from all train rows' targets; None: no weights."""
+        return None
+
+    def strata(self, targets: Array, settings: FineTune) -> Array | None:
+        """`(N,)` numbers of the groups that every epoch draws evenly from; None: every row once."""
+        return None
+
     @abc.abstractmethod
-    def loss(self, outputs: Tensor, targets: Tensor, settings: FineTune) -> Tensor:
+    def loss(
+        self,
+        outputs: Tensor,
+        targets: Tensor,
+        settings: FineTune,
+        weights_C: Tensor | None = None,
+    ) -> Tensor:
         """Mean loss of a batch as a scalar tensor, from what the model returned in training mode."""
 
     @abc.abstractmethod
     def scores(self, outputs: Array, targets: Array) -> dict[str, float]:
-        """Validation figures of all rows; `loss` is among them, and lower is better."""
+        """Validation figures of all rows, by their names in `figures`."""
 
     @abc.abstractmethod
     def to_prediction(self, ids: Ids, columns: tuple[str, ...], outputs: Array) -> K:

@@ -9,6 +9,9 @@ from fusetune.errors import InvalidValue
 
 __all__ = ["Augmentation", "FineTune", "Optimizer", "Schedule"]
 
+CYCLE_START, CYCLE_END = 1 / 25, 1 / 250_000
+"""Factors of the peak learning rate that one cycle starts and ends with."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
@@ -65,23 +68,39 @@ class Schedule:
     """Learning rate over the steps of the run, as a factor of the peak.
 
     Args:
-        name: `cosine` falls to 0 (Loshchilov & Hutter 2017), `constant` stays.
-        warmup: Share of all steps over which the rate rises linearly from 0 (Goyal et al. 2017).
+        name: `cosine` falls to 0 (Loshchilov & Hutter 2017), `constant` stays, `one_cycle` (Smith &
+            Topin 2018) rises from 1/25 of the peak and falls to 1/250,000 of it, both along half
+            cosines, as PyTorch and fastai have it; the momentum stays, unlike there. It bears a
+            higher peak than the others.
+        warmup: Share of all steps over which the rate rises, linearly from 0 but for `one_cycle`
+            (Goyal et al. 2017); None: 0.05, for `one_cycle` 0.3 as in PyTorch and fastai.
     """
 
-    name: Literal["cosine", "constant"] = "cosine"
-    warmup: float = 0.05
+    name: Literal["cosine", "constant", "one_cycle"] = "cosine"
+    warmup: float | None = None
 
     def __post_init__(self) -> None:
-        _check("schedule.warmup", self.warmup, 0 <= self.warmup < 1, "a share in [0, 1)")
+        good = self.warmup is None or 0 <= self.warmup < 1
+        _check("schedule.warmup", self.warmup, good, "a share in [0, 1), or null")
+
+    @property
+    def rising(self) -> float:
+        """The share of all steps over which the rate rises."""
+        if self.warmup is not None:
+            return self.warmup
+        return 0.3 if self.name == "one_cycle" else 0.05
 
     def factor(self, progress: float) -> float:
         """Factor of the peak learning rate at a share of all steps in [0, 1)."""
-        if progress < self.warmup:
-            return progress / self.warmup
+        rising = self.rising
+        if progress < rising:
+            if self.name == "one_cycle":
+                return _half_cosine(CYCLE_START, 1.0, math.pi * progress / rising)
+            return progress / rising
         if self.name == "constant":
             return 1.0
-        return 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
+        end = CYCLE_END if self.name == "one_cycle" else 0.0
+        return _half_cosine(1.0, end, math.pi * (progress - rising) / (1 - rising))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +163,38 @@ class FineTune:
     Args:
         epochs: Passes over the train rows.
         batch_size: Rows per step.
-        train: `full` trains every weight, `head` only the head, the rest frozen in evaluation mode.
+        train: `full` trains every weight, `head` only the head, the rest frozen in evaluation mode;
+            `head_then_full` (LP-FT, Kumar et al. 2022) first the head, so that a new one does not
+            distort what was learned before, then every weight, each by a schedule of its own;
+            `gradual` (Howard & Ruder 2018) first the head, which the layers before it join one
+            after another, the deepest first.
+        head_epochs: How many of the epochs come before every weight is trained; for
+            `head_then_full` and `gradual` only. Howard & Ruder let one layer join per epoch: as
+            many epochs as layers.
+        layer_decay: Factor of the learning rate from every layer to the one before it, counted from
+            the head, whose rate is the optimizer's (Clark et al. 2020, Bao et al. 2022, who took
+            0.65 to 0.95 for transformers); 1: all layers alike. What a layer is stands in
+            `torch_layers.depths`.
         label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016).
+        class_weights: `balanced` weighs the training loss of every class by its rarity among the train
+            rows, so that all classes count alike (King & Zeng 2001, as scikit-learn has it; for
+            sets of labels, a label's presence by rows without it per row with it). Validation
+            figures, by which the epoch is chosen, stay plain.
+        sampling: `balanced` takes as many rows of every class in an epoch (class-balanced sampling,
+            Kang et al. 2020): some of a common class, others every time; those of a rare class
+            repeatedly, augmented alike within an epoch. `natural` takes every row once.
         clip_norm: Largest global norm of the gradients; None: no clipping.
-        patience: Stop after this many epochs without a better validation loss; None: never. The
-            best epoch's weights are kept either way.
+        patience: Stop after this many epochs without a better one; None: never. The best epoch's
+            weights are kept either way.
+        stop_by: Validation figure that says which epoch is better: `loss`, for classes `accuracy`,
+            for sets of labels `hamming_accuracy`; of epochs as good, that of the lower loss. The
+            loss notices more than right and wrong, which is what fusing probabilities needs;
+            accuracy may go on rising while the loss does (Guo et al. 2017).
+        ema: Decay per step of an exponential moving average of the weights, which is validated and
+            kept in their place (Tarvainen & Valpola 2017 took 0.99 to 0.999); 0: no.
+        swa: Share of the epochs, the last ones, whose weights are averaged evenly, which is
+            validated and kept in their place (Izmailov et al. 2018 took 0.25, at a learning rate
+            that does not fall to 0: schedule `constant`); 0: no.
         precision: Of matrix products and convolutions in training; weights, sums and predictions
             stay in `fp32`. `auto` takes `bf16` (Kalamkar et al. 2019: no loss scaling is needed) on
             GPUs that have it, and on CPUs with AVX-512-BF16 or AMX for networks of at least a
@@ -163,10 +209,17 @@ class FineTune:
 
     epochs: int = 10
     batch_size: int = 64
-    train: Literal["full", "head"] = "full"
+    train: Literal["full", "head", "head_then_full", "gradual"] = "full"
+    head_epochs: int | None = None
+    layer_decay: float = 1.0
     label_smoothing: float = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    sampling: Literal["natural", "balanced"] = "natural"
     clip_norm: float | None = 1.0
     patience: int | None = None
+    stop_by: str = "loss"
+    ema: float = 0.0
+    swa: float = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -176,6 +229,16 @@ class FineTune:
     def __post_init__(self) -> None:
         _check("epochs", self.epochs, self.epochs >= 1, "a whole number of at least 1")
         _check("batch_size", self.batch_size, self.batch_size >= 1, "a whole number of at least 1")
+        if self.train in ("head_then_full", "gradual"):
+            good = self.head_epochs is not None and 1 <= self.head_epochs < self.epochs
+            expected = f"a whole number above 0 and below epochs ({self.epochs})"
+            _check("head_epochs", self.head_epochs, good, f"{expected} with train: {self.train}")
+        else:
+            expected = f"null with train: {self.train}"
+            _check("head_epochs", self.head_epochs, self.head_epochs is None, expected)
+        _check("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "a number in (0, 1]")
+        good = self.layer_decay == 1 or self.train != "head"
+        _check("layer_decay", self.layer_decay, good, "1 with train: head, which has one layer")
         _check(
             "label_smoothing",
             self.label_smoothing,
@@ -194,6 +257,20 @@ class FineTune:
             self.patience is None or self.patience >= 1,
             "at least 1, or null",
         )
+        _check("ema", self.ema, 0 <= self.ema < 1, "a number in [0, 1)")
+        _check("swa", self.swa, 0 <= self.swa < 1, "a share in [0, 1)")
+        one = not (self.ema and self.swa)
+        _check("swa", self.swa, one, f"0 with ema: {self.ema}; weights are averaged in one way")
+
+    def scheduled_epochs(self, epoch: int) -> range:
+        """The epochs, counted from 0, that share a run of the schedule with this one."""
+        first = (self.head_epochs or 0) if self.train == "head_then_full" else 0
+        return range(first) if epoch < first else range(first, self.epochs)
+
+
+def _half_cosine(start: float, end: float, angle: float) -> float:
+    """From the start at 0 to the end at π."""
+    return end + (start - end) * (0.5 * (1 + math.cos(angle)))
 
 
 def _check(name: str, value: object, good: bool, expected: str) -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from fusetune.finetune.batches import PixelStore, row_slices
 from fusetune.finetune.torch_memory import is_out_of_memory, release
 from fusetune.finetune.torch_precision import autocast
+from fusetune.finetune.torch_views import Views, as_they_are
 from fusetune.members.member import Preprocess
 from fusetune.predictions.kinds import Array
 
@@ -125,9 +126,13 @@ class ModelInput:
 
 
 def model_outputs(
-    model: nn.Module, feed: Feed, model_input: ModelInput, precision: str = "fp32"
+    model: nn.Module,
+    feed: Feed,
+    model_input: ModelInput,
+    precision: str = "fp32",
+    views: Views = as_they_are,
 ) -> Array:
-    """`(N, ...)` main-head outputs in evaluation mode; the model's mode is restored.
+    """`(N, ...)` main-head outputs in evaluation mode, means over views; the mode is restored.
 
     Where memory runs out, all rows are predicted again in batches of half the size.
     """
@@ -136,7 +141,7 @@ def model_outputs(
     try:
         while True:
             try:
-                return _outputs(model, feed, model_input, precision, num)
+                return _outputs(model, feed, model_input, precision, views, num)
             except RuntimeError as error:
                 if num == 1 or not is_out_of_memory(error):
                     raise
@@ -147,15 +152,23 @@ def model_outputs(
 
 
 def _outputs(
-    model: nn.Module, feed: Feed, model_input: ModelInput, precision: str, num: int
+    model: nn.Module,
+    feed: Feed,
+    model_input: ModelInput,
+    precision: str,
+    views: Views,
+    num: int,
 ) -> Array:
+    def main(images: Tensor) -> Tensor:
+        with autocast(precision, feed.device):
+            outputs = model(images)
+        return (outputs[0] if isinstance(outputs, tuple) else outputs).float()
+
     parts = []
     with torch.inference_mode():
         for pixels in feed.batches(list(row_slices(len(feed.store.images), num))):
-            with autocast(precision, feed.device):
-                outputs = model(model_input(pixels))
-            main = outputs[0] if isinstance(outputs, tuple) else outputs
-            parts.append(main.float())
+            seen = [main(images) for images in views(model_input(pixels))]
+            parts.append(torch.stack(seen).mean(dim=0) if len(seen) > 1 else seen[0])
         return torch.cat(parts).cpu().numpy()
 
 

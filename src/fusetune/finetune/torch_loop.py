@@ -11,7 +11,6 @@ Shapes: B rows of a batch, H height, W width, 3 RGB channels.
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fusetune.atomic import replacing
 from fusetune.errors import MemberFailed
-from fusetune.finetune.batches import PixelStore, epoch_batches
+from fusetune.finetune.batches import PixelStore, epoch_order, in_batches
 from fusetune.finetune.engine import History, Plan, Report, Split
 from fusetune.finetune.randomness import Keys, mixed_seed, row_keys
 from fusetune.finetune.torch_augment import augmented, epoch_draws, mixed, partners
+from fusetune.finetune.torch_averages import Averages
+from fusetune.finetune.torch_checkpoint import State, Stateful, read_checkpoint, write_checkpoint
 from fusetune.finetune.torch_convolutions import one_position_products
 from fusetune.finetune.torch_graphs import StepGraphs
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
-from fusetune.finetune.torch_memory import freed_memory_kept, is_out_of_memory, release
+from fusetune.finetune.torch_memory import (
+    freed_memory_kept,
+    is_out_of_memory,
+    out_of_memory,
+    release,
+)
 from fusetune.finetune.torch_optimizer import (
+    LearningRates,
+    begin_momentum,
     build_optimizer,
     parameter_groups,
-    set_training_mode,
+    set_trained,
 )
 from fusetune.finetune.torch_precision import autocast, chosen_precision, memory_format
 from fusetune.members.member import Member
@@ -43,24 +50,6 @@ __all__ = ["Training"]
 CHECKPOINT_SECONDS = 60.0  # within an epoch
 SAVING_SHARE = 0.05  # of the time, at most, for checkpoints at the ends of epochs
 REPORT_SECONDS = 0.2
-
-
-@dataclass
-class State:
-    """Everything that changes while training; saved as one file, so never half of it."""
-
-    precision: str
-    parts: int = 1
-    epoch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    rows: int = 0
-    epoch_seconds: float = 0.0
-    seconds: float = 0.0
-    best_epoch: int = 0
-    best_loss: float = math.inf
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    epochs: list[dict[str, float]] = field(default_factory=list)
 
 
 class Training:
@@ -79,9 +68,15 @@ class Training:
             self.objective.collate(split.targets, np.arange(len(split.ids))) for split in splits
         )
         self.targets = torch.from_numpy(train_targets).to(device)
+        self.strata = self.objective.strata(train_targets, plan.settings)
+        weights = self.objective.class_weights(train_targets, len(member.classes), plan.settings)
+        self.class_weights = None if weights is None else torch.from_numpy(weights).to(device)
         self.model: nn.Module = member.model.to(device)
+        if device.type == "cuda":  # on CPUs the fused optimizers would copy such weights
+            self.model.to(memory_format=memory_format(device))
         groups = parameter_groups(member, plan.settings)
         self.optimizer = build_optimizer(groups, plan.settings.optimizer, device)
+        self.averages = Averages(self.model, plan.settings)
         self.state = State(precision=chosen_precision(plan.settings, self.model, device))
         self.save_seconds, self.last_save = 0.0, time.perf_counter()
 
@@ -120,13 +115,11 @@ class Training:
         if stream is not None:
             stream.wait_stream(torch.cuda.default_stream(self.device))
         layout = memory_format(self.device)
-        if stream is not None:  # on CPUs the fused optimizers would copy such weights
-            self.model.to(memory_format=layout)
         self.model_input = ModelInput(self.member.preprocess, self.device, layout)
         self.compiled = torch.compile(self.model, dynamic=False) if self.settings.compile else None
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         self.loss_sum = torch.zeros((), dtype=exact, device=self.device)
-        self.rate = torch.zeros((), device=self.device)  # a number would be recorded with the step
+        self.rates = LearningRates(self.optimizer, self.device)
         self.draws = self.epoch_draws(0).to(self.device)
         self.stream = stream
         self.record_anew()
@@ -139,11 +132,16 @@ class Training:
         """One pass over the train rows, from the state's step on."""
         state, settings = self.state, self.settings
         last_report = time.perf_counter()
-        batches = epoch_batches(self.keys, settings.batch_size, seed=self.seed, epoch=state.epoch)
-        set_training_mode(self.model, self.member.head, settings)
+        order = epoch_order(self.keys, self.strata, seed=self.seed, epoch=state.epoch)
+        batches = in_batches(order, settings.batch_size)
+        if set_trained(self.member, settings, state.epoch):
+            self.record_anew()
+        if settings.head_epochs:
+            begin_momentum(self.optimizer)
         self.draws.copy_(self.epoch_draws(state.epoch))
         self.loss_sum.fill_(state.loss_sum)
         for step in self.steps(batches):
+            self.averages.after_step()
             state.rows += len(batches[step])
             state.step = step + 1
             now = time.perf_counter()
@@ -175,11 +173,11 @@ class Training:
 
     def before_step(self, step: int, num_steps: int) -> None:
         """Set what changes from step to step: the learning rate and the seed of dropout."""
-        progress = self.state.epoch / self.settings.epochs + step / (
-            num_steps * self.settings.epochs
-        )
+        scheduled = self.settings.scheduled_epochs(self.state.epoch)
+        epoch, num_epochs = self.state.epoch - scheduled.start, len(scheduled)
+        progress = epoch / num_epochs + step / (num_steps * num_epochs)
         rate = self.settings.optimizer.peak_lr * self.settings.schedule.factor(progress)
-        self.set_learning_rate(rate)
+        self.rates.set(rate)
         seed = mixed_seed(self.seed, "dropout", self.state.epoch, step)
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` asks for every device
         if self.device.type == "cuda":
@@ -244,12 +242,23 @@ class Training:
         model = self.model if compiled is None else compiled
         with autocast(self.state.precision, self.device):
             outputs = model(self.model_input(pixels))
-        loss = self.objective.loss(outputs, targets, self.settings)
+        loss = self.objective.loss(outputs, targets, self.settings, self.class_weights)
         (loss * (len(pixels) / num_rows)).backward()
         return loss.detach().to(self.loss_sum.dtype) * len(pixels)
 
     def end_epoch(self, report: Report) -> None:
-        """Score the validation rows, note the epoch, and keep its weights if they are the best."""
+        """Note the epoch's figures; where weights are averaged, these are what is judged and kept."""
+        self.averages.after_epoch(self.state.epoch)
+        with self.averages.in_place_of_weights():
+            record = self.judge()
+        report(
+            {"phase": "finetune", "epochs": self.settings.epochs, "end_of_epoch": True, **record}
+        )
+        if not self.state.best_weights:
+            raise diverged("validation", self.state.epoch)
+
+    def judge(self) -> dict[str, float]:
+        """Score the validation rows, and keep the weights if they are the best."""
         state = self.state
         outputs = model_outputs(self.model, self.validation, self.model_input, state.precision)
         figures = self.objective.scores(outputs, self.validation_targets)
@@ -263,31 +272,24 @@ class Training:
             "images_per_second": state.rows / max(state.epoch_seconds, 1e-9),
         }
         state.epochs.append(record)
-        if figures["loss"] < state.best_loss:
-            state.best_loss, state.best_epoch = figures["loss"], state.epoch
+        lower_loss, by = -figures["loss"], self.settings.stop_by
+        goodness = (lower_loss if by == "loss" else figures[by], lower_loss)
+        if math.isfinite(lower_loss) and goodness > state.best:
+            state.best, state.best_epoch = goodness, state.epoch
             weights = self.member.model.state_dict()
             state.best_weights = {
                 name: value.detach().cpu().clone() for name, value in weights.items()
             }
-        report(
-            {"phase": "finetune", "epochs": self.settings.epochs, "end_of_epoch": True, **record}
-        )
         state.step, state.loss_sum, state.rows, state.epoch_seconds = 0, 0.0, 0, 0.0
-        if not state.best_weights:
-            raise diverged("validation", state.epoch)
+        return record
 
     def out_of_patience(self) -> bool:
-        """True if early stopping says so."""
-        patience = self.settings.patience
-        return patience is not None and self.state.epoch - self.state.best_epoch >= patience
-
-    def set_learning_rate(self, rate: float) -> None:
-        """As a number, or on a GPU in the one tensor that recorded steps read."""
-        on_gpu = self.device.type == "cuda"
-        if on_gpu:
-            self.rate.fill_(rate)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate if on_gpu else rate
+        """True if early stopping says so; epochs of the head alone do not count."""
+        patience, since = self.settings.patience, self.settings.head_epochs or 0
+        return (
+            patience is not None
+            and self.state.epoch - max(self.state.best_epoch, since) >= patience
+        )
 
     def progress(self, steps: int) -> dict[str, Any]:
         """The event that a progress bar is drawn from."""
@@ -321,23 +323,22 @@ class Training:
     def save(self, path: Path) -> None:
         """Write a checkpoint atomically."""
         before = time.perf_counter()
-        content = {
-            "state": vars(self.state),
-            "model": self.member.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        with replacing(path) as temporary:
-            torch.save(content, temporary)
+        write_checkpoint(path, self.state, self.stateful())
         self.last_save = time.perf_counter()
         self.save_seconds = self.last_save - before
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint, if there is one."""
         if path.exists():
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            self.state = State(**content["state"])
-            self.member.model.load_state_dict(content["model"])
-            self.optimizer.load_state_dict(content["optimizer"])
+            self.state = read_checkpoint(path, self.stateful())
+
+    def stateful(self) -> dict[str, Stateful]:
+        """What a checkpoint holds beside the state, by name."""
+        return {
+            "model": self.member.model,
+            "optimizer": self.optimizer,
+            "averages": self.averages,
+        }
 
 
 def diverged(which: str, epoch: int) -> MemberFailed:
@@ -346,14 +347,4 @@ def diverged(which: str, epoch: int) -> MemberFailed:
         f"its {which} loss is no longer finite in epoch {epoch}",
         "a loss that falls",
         "Lower finetune.optimizer.lr, or set finetune.clip_norm.",
-    )
-
-
-def out_of_memory(member: Member) -> MemberFailed:
-    """The error for a batch that cannot be divided further."""
-    size = member.preprocess.size
-    return MemberFailed(
-        "memory does not suffice for two rows at a time",
-        f"room for weights, gradients and images of {size} pixels",
-        "Lower preprocess.size, write train: head, or take a smaller model.",
     )

@@ -9,7 +9,10 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["freed_memory_kept", "is_out_of_memory", "release"]
+from fusetune.errors import MemberFailed
+from fusetune.members.member import Member
+
+__all__ = ["freed_memory_kept", "is_out_of_memory", "out_of_memory", "release"]
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 KEEP_ALL = ((M_TRIM_THRESHOLD, -1), (M_MMAP_MAX, 0))
@@ -21,6 +24,16 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     """True if a smaller batch may help."""
     text = str(error).lower()
     return any(words in text for words in WORDS)
+
+
+def out_of_memory(member: Member) -> MemberFailed:
+    """The error for a batch that cannot be divided further."""
+    size = member.preprocess.size
+    return MemberFailed(
+        "memory does not suffice for two rows at a time",
+        f"room for weights, gradients and images of {size} pixels",
+        "Lower preprocess.size, write train: head, or take a smaller model.",
+    )
 
 
 def release(device: torch.device) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fusetune.finetune.batches import PixelStore, epoch_batches
+from fusetune.finetune.batches import PixelStore, epoch_order
 from fusetune.finetune.engine import Split
 from fusetune.finetune.randomness import row_keys
 from fusetune.finetune.torch_inputs import Feed, ModelInput
@@ -73,7 +73,7 @@ def reestimate(model: nn.Module, split: Split, preprocess: Preprocess) -> None:
 
 def _equal_batches(split: Split) -> list[np.ndarray]:
     """Batches of like size, 256 to 511 rows where there are so many: each counts alike."""
-    (order,) = epoch_batches(row_keys(split.ids), len(split.ids), seed=0, epoch=0)
+    order = epoch_order(row_keys(split.ids), seed=0, epoch=0)
     return np.array_split(order, max(1, len(order) // BATCH))
 
 

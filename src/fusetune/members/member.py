@@ -21,6 +21,10 @@ class Preprocess:
         squash: Both sides are resized to that length, whatever the image's shape, as vision
             transformers of the Hugging Face hub want it.
         interpolation: Of the resize.
+        test_flip: Predictions average an image's outputs with those of its mirror image, left-right
+            (test-time augmentation, Krizhevsky et al. 2012).
+        test_shift: Predictions average an image's outputs with those of the image moved by so many
+            pixels up, down, left and right; 0: not. With `test_flip` too, ten images are seen.
     """
 
     size: int
@@ -29,6 +33,8 @@ class Preprocess:
     resize: int | None = None
     squash: bool = False
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    test_flip: bool = False
+    test_shift: int = 0
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that an image is resized to before the center crop.
@@ -57,6 +63,8 @@ class PreprocessOverride:
     resize: int | None = None
     squash: bool | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
+    test_flip: bool | None = None
+    test_shift: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("size", "resize"):
@@ -65,6 +73,12 @@ class PreprocessOverride:
                 raise InvalidValue(
                     f"preprocess.{name} is {value}", "a number of pixels above 0", "Write 224."
                 )
+        if self.test_shift is not None and self.test_shift < 0:
+            raise InvalidValue(
+                f"preprocess.test_shift is {self.test_shift}",
+                "a number of pixels of at least 0",
+                "Write 2, or leave it out.",
+            )
         if self.std is not None and min(self.std) <= 0:
             raise InvalidValue(
                 f"preprocess.std is {self.std}", "three numbers above 0", "Write 0.25."

@@ -16,6 +16,7 @@ from fusetune.finetune.torch_features import head_inputs
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
 from fusetune.finetune.torch_loop import Training
 from fusetune.finetune.torch_statistics import reestimate, statistics_names
+from fusetune.finetune.torch_views import Views, as_they_are, prediction_views
 from fusetune.fuse.soup import State
 from fusetune.members.member import Member
 from fusetune.predictions.kinds import Array
@@ -34,16 +35,13 @@ class Torch(Engine):
         return Training(member, plan, splits, Accelerator().device).run(work, report)
 
     def outputs(self, member: Member, images: Images, report: Report) -> Array:
-        """`(N, ...)` outputs of the main head in evaluation mode."""
-        device = Accelerator().device
-        model = member.model.to(device)
-        feed = Feed(PixelStore(images, member.preprocess), device)
-        return model_outputs(model, feed, ModelInput(member.preprocess, device))
+        """`(N, ...)` outputs of the main head in evaluation mode, means over test-time views."""
+        return _outputs(member, images, prediction_views(member.preprocess))
 
     def features(self, member: Member, images: Images, report: Report) -> tuple[Array, Array]:
-        """`(N, D)` float32 inputs of the head, and the `outputs`, from one pass."""
+        """`(N, D)` float32 inputs of the head, and the outputs of images as they are."""
         with head_inputs(member, len(images)) as seen:
-            outputs = self.outputs(member, images, report)
+            outputs = _outputs(member, images, as_they_are)
             return seen(), outputs
 
     def save(self, member: Member, path: Path) -> None:
@@ -80,3 +78,10 @@ class Torch(Engine):
     def refresh_statistics(self, member: Member, split: Split) -> None:
         """One pass over the train rows with the batch-norm layers in training mode."""
         reestimate(member.model.to(Accelerator().device), split, member.preprocess)
+
+
+def _outputs(member: Member, images: Images, views: Views) -> Array:
+    device = Accelerator().device
+    model = member.model.to(device)
+    feed = Feed(PixelStore(images, member.preprocess), device)
+    return model_outputs(model, feed, ModelInput(member.preprocess, device), views=views)

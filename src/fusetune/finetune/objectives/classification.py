@@ -5,7 +5,7 @@ Shapes: B rows of a batch, N rows, C classes.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -30,6 +30,8 @@ class Classification(Objective[Probabilities]):
 
     auxiliary_weight: float = AUXILIARY_WEIGHT
 
+    figures: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+
     def collate(self, targets: Targets, rows: Array) -> Array:
         """`(B,)` class indices."""
         return targets.labels_N[rows]
@@ -41,7 +43,25 @@ class Classification(Objective[Probabilities]):
         first_BC, second_BC = (one_hot(labels, num_classes) for labels in (targets, others))
         return second_BC + (first_BC - second_BC) * shares_B[:, None]
 
-    def loss(self, outputs: Tensor, targets: Tensor, settings: FineTune) -> Tensor:
+    def class_weights(self, targets: Array, num_classes: int, settings: FineTune) -> Array | None:
+        """Rows per class on average, per rows of the class; 0 for classes without rows."""
+        if settings.class_weights == "none":
+            return None
+        counts_C = np.bincount(targets, minlength=num_classes)
+        mean = len(targets) / np.count_nonzero(counts_C)
+        return np.where(counts_C, mean / np.maximum(counts_C, 1), 0).astype(np.float32)
+
+    def strata(self, targets: Array, settings: FineTune) -> Array | None:
+        """The classes."""
+        return targets if settings.sampling == "balanced" else None
+
+    def loss(
+        self,
+        outputs: Tensor,
+        targets: Tensor,
+        settings: FineTune,
+        weights_C: Tensor | None = None,
+    ) -> Tensor:
         """Mean cross-entropy of `(B, C)` logits, or of a tuple of them (main head first).
 
         Targets are `(B,)` class indices or `(B, C)` probabilities.
@@ -49,11 +69,17 @@ class Classification(Objective[Probabilities]):
         from torch.nn.functional import cross_entropy
 
         smoothing = settings.label_smoothing
-        return with_auxiliary(
-            outputs,
-            lambda logits: cross_entropy(logits, targets, label_smoothing=smoothing),
-            self.auxiliary_weight,
-        )
+
+        def loss_of(logits: Tensor) -> Tensor:
+            if weights_C is None:
+                return cross_entropy(logits, targets, label_smoothing=smoothing)
+            # PyTorch's own mean would divide by the batch's weights: a rare class alone weighs nothing.
+            losses_B = cross_entropy(
+                logits, targets, weights_C, label_smoothing=smoothing, reduction="none"
+            )
+            return losses_B.mean()
+
+        return with_auxiliary(outputs, loss_of, self.auxiliary_weight)
 
     def scores(self, outputs: Array, targets: Array) -> dict[str, float]:
         """Log-loss and accuracy of `(N, C)` logits."""

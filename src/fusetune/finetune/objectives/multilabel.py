@@ -5,7 +5,7 @@ Shapes: B rows of a batch, N rows, C classes.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,17 +32,37 @@ class Multilabel(Objective[Marginals]):
 
     auxiliary_weight: float = AUXILIARY_WEIGHT
 
+    figures: ClassVar[tuple[str, ...]] = ("loss", "hamming_accuracy")
+    unused: ClassVar[tuple[str, ...]] = ("sampling",)
+
     def collate(self, targets: LabelSets, rows: Array) -> Array:
         """`(B, C)` zeros and ones."""
         return targets.present_NC[rows].astype(np.float32)
 
-    def loss(self, outputs: Tensor, targets: Tensor, settings: FineTune) -> Tensor:
+    def class_weights(self, targets: Array, num_classes: int, settings: FineTune) -> Array | None:
+        """Of a label's presence: rows without it per row with it; 1 where there are none of either."""
+        if settings.class_weights == "none":
+            return None
+        with_C = targets.sum(axis=0, dtype=np.float64)
+        without_C = len(targets) - with_C
+        known_C = (with_C > 0) & (without_C > 0)
+        return np.where(known_C, without_C / np.maximum(with_C, 1), 1).astype(np.float32)
+
+    def loss(
+        self,
+        outputs: Tensor,
+        targets: Tensor,
+        settings: FineTune,
+        weights_C: Tensor | None = None,
+    ) -> Tensor:
         """Mean binary cross-entropy of `(B, C)` logits, or of a tuple of them (main head first)."""
         from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
         smoothed = targets + settings.label_smoothing * (0.5 - targets)
         return with_auxiliary(
-            outputs, lambda logits: cross_entropy(logits, smoothed), self.auxiliary_weight
+            outputs,
+            lambda logits: cross_entropy(logits, smoothed, pos_weight=weights_C),
+            self.auxiliary_weight,
         )
 
     def scores(self, outputs: Array, targets: Array) -> dict[str, float]:

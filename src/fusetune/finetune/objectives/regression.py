@@ -39,7 +39,7 @@ class Regression(Objective[Values]):
     auxiliary_weight: float = AUXILIARY_WEIGHT
 
     keeps_heads: ClassVar[bool] = False  # a checkpoint's head gives numbers in a unit of its own
-    unused: ClassVar[tuple[str, ...]] = ("label_smoothing",)
+    unused: ClassVar[tuple[str, ...]] = ("label_smoothing", "class_weights", "sampling")
 
     def fitted(self, targets: Numbers) -> Self:
         """With the mean and the standard deviation of the train rows' numbers."""
@@ -55,7 +55,13 @@ class Regression(Objective[Values]):
         standardized_BD = (targets.values_ND[rows] - self.mean) / self.deviation
         return standardized_BD.astype(np.float32)
 
-    def loss(self, outputs: Tensor, targets: Tensor, settings: FineTune) -> Tensor:
+    def loss(
+        self,
+        outputs: Tensor,
+        targets: Tensor,
+        settings: FineTune,
+        weights_C: Tensor | None = None,
+    ) -> Tensor:
         """Mean squared error of `(B, D)` outputs, or of a tuple of them (main head first)."""
         from torch.nn.functional import mse_loss
 

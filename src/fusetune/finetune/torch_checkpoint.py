@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a killed run finds again: one file, written atomically, read without unpickling code."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fusetune.atomic import replacing
+
+__all__ = ["State", "Stateful", "read_checkpoint", "write_checkpoint"]
+
+
+@dataclass
+class State:
+    """Everything that changes while training; saved as one file, so never half of it."""
+
+    precision: str
+    parts: int = 1
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    rows: int = 0
+    epoch_seconds: float = 0.0
+    seconds: float = 0.0
+    best_epoch: int = 0
+    best: tuple[float, float] = (-math.inf, -math.inf)
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    epochs: list[dict[str, float]] = field(default_factory=list)
+
+
+class Stateful(Protocol):
+    """A model, an optimizer, an average: what gives and takes its state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as tensors and plain values."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> object:
+        """Go on from a state."""
+
+
+def write_checkpoint(path: Path, state: State, parts: Mapping[str, Stateful]) -> None:
+    """Write the state and that of every part, by name."""
+    content = {
+        "state": vars(state),
+        **{name: part.state_dict() for name, part in parts.items()},
+    }
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def read_checkpoint(path: Path, parts: Mapping[str, Stateful]) -> State:
+    """Give every part its state back, and return the whole's."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(content[name])
+    return State(**content["state"])

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Averages of the weights: what they are, that they are what is judged and kept, and resuming."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from fusetune.errors import InvalidValue
+from fusetune.finetune.settings import FineTune
+from fusetune.finetune.torch_averages import Averages
+from small_runs import SETTINGS, assert_resumes, finetune, untimed, validation_loss, weights
+
+
+def walk(model: nn.Module, steps: int) -> list[torch.Tensor]:
+    """Random weights, one after the other."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, 3, generator=generator) for _ in range(steps)]
+
+
+def test_ema_follows_every_step_and_begins_fast() -> None:
+    model = nn.Linear(3, 2)
+    averages, expected = Averages(model, FineTune(ema=0.5)), model.weight.detach().clone()
+    for step, value in enumerate(walk(model, 12), start=1):
+        model.weight.data.copy_(value)
+        averages.after_step()
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * value
+    with averages.in_place_of_weights():
+        assert torch.allclose(model.weight, expected, atol=1e-6)
+    assert torch.equal(model.weight, value)
+
+
+def test_swa_is_the_mean_of_the_last_epochs() -> None:
+    model = nn.Linear(3, 2)
+    averages, reference = Averages(model, FineTune(epochs=8, swa=0.5)), AveragedModel(model)
+    for epoch, value in enumerate(walk(model, 8)):
+        model.weight.data.copy_(value)
+        averages.after_epoch(epoch)
+        averages.after_step()
+        if epoch >= 4:
+            reference.update_parameters(model)
+        with averages.in_place_of_weights():
+            wanted = value if epoch < 4 else reference.module.weight
+            assert torch.allclose(model.weight, wanted, atol=1e-6)
+
+
+def test_batch_statistics_are_averaged_and_masks_and_counters_left_alone() -> None:
+    model = nn.BatchNorm1d(2)
+    model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    averages = Averages(model, FineTune(epochs=2, swa=0.99))
+    for epoch, mean in enumerate((1.0, 3.0)):
+        model.running_mean.fill_(mean)
+        model.num_batches_tracked.fill_(epoch)
+        averages.after_epoch(epoch)
+    with averages.in_place_of_weights():
+        assert model.running_mean.tolist() == [2.0, 2.0]
+        assert model.num_batches_tracked == 1
+        assert model.mask.tolist() == [0.0, -torch.inf]
+
+
+@pytest.mark.parametrize("averaged", [{"ema": 0.9}, {"swa": 0.75}])
+def test_averages_are_judged_and_kept_and_change_no_step(
+    tmp_path: Path, averaged: dict[str, float]
+) -> None:
+    plain, plain_history = finetune(tmp_path / "plain")
+    made, history = finetune(tmp_path / "averaged", replace(SETTINGS, **averaged))
+    losses = [[e["train_loss"] for e in untimed(h)] for h in (plain_history, history)]
+    assert losses[0] == losses[1]
+    assert weights(made) != weights(plain)
+    kept = history.epochs[history.best_epoch - 1]["validation_loss"]
+    assert validation_loss(made) == pytest.approx(kept, abs=1e-7)
+    assert kept != plain_history.epochs[history.best_epoch - 1]["validation_loss"]
+
+
+@pytest.mark.parametrize("averaged", [{"ema": 0.9}, {"swa": 0.75}])
+def test_a_stopped_run_resumes_its_averages(
+    tmp_path: Path, averaged: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_resumes(tmp_path, replace(SETTINGS, **averaged), monkeypatch, stops=(2, 4))
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(InvalidValue, match=r"finetune.ema is 1.0; expected a number in \[0, 1\)"):
+        FineTune(ema=1.0)
+    with pytest.raises(InvalidValue, match=r"finetune.swa is 1; expected a share in \[0, 1\)"):
+        FineTune(swa=1)
+    with pytest.raises(InvalidValue, match=r"finetune.swa is 0.2; expected 0 with ema: 0.9"):
+        FineTune(swa=0.2, ema=0.9)
