@@ -153,9 +153,20 @@ def test_a_changed_member_redoes_that_member_only(
 ) -> None:
     run, recipe = copied(finished_run, tmp_path), tmp_path / "changed.yaml"
     recipe.write_text(SHORT.replace("{train: head, epochs: 2}", "{train: head, epochs: 1}"))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    plan = fusetune("run", recipe, "--out", run, "--dry-run")
+    assert plan.returncode == 0, plan.stderr
+    assert [line for line in plan.stdout.splitlines() if not line.startswith("done ")] == [
+        "redo    finetune-mini-inception  finetune.epochs: 2 → 1",
+        "redo    predict-mini-inception   weights changed",
+        "redo    fuse                     predictions.mini-inception changed",
+        "redo    ensemble                 fusion changed; predictions.mini-inception changed",
+    ]
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     done = fusetune("run", recipe, "--out", run)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("done before") == 4
+    assert "finetune-mini-inception: made again: finetune.epochs: 2 → 1" in done.stderr
     assert "mini-inception: epoch 1/1" in done.stderr
     assert "mini-vgg: epoch" not in done.stderr
 
@@ -168,9 +179,15 @@ def test_a_damaged_artifact_is_redone_with_the_same_bytes(
     expected = prediction.read_bytes()
     artifact = next((run / "steps").glob("predict-mini-vgg-*")) / "test.parquet"
     artifact.write_bytes(expected[:-7] + b"damaged")
+    plan = fusetune("run", short_recipe, "--out", run, "--dry-run", "--json")
+    assert [step for step in json.loads(plan.stdout) if step["state"] != "done"] == [
+        {"step": "predict-mini-vgg", "state": "redo", "why": "test.parquet is damaged"}
+    ]
     done = fusetune("run", short_recipe, "--out", run)
     assert done.returncode == 0, done.stderr
     assert artifact.read_bytes() == prediction.read_bytes() == expected
+    assert "predict-mini-vgg: made again: test.parquet is damaged" in done.stderr
+    assert done.stderr.count("made again") == 1
 
 
 def test_a_member_dropped_from_the_recipe_is_shown_no_more(

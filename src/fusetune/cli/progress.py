@@ -59,6 +59,9 @@ class Screen:
             self._update(member, 1.0, "done")
         elif phase == "failed":
             self._console.print(f"{member} failed: {event['error']}", style="bold red")
+        elif phase == "redo":
+            doing = {"redo": "made again", "todo": "not finished"}[event["state"]]
+            self._console.print(f"{event['step']}: {doing}: {event['why']}", style="dim")
         elif phase == "skipped":
             self._console.print(f"{event['step']}: done before", style="dim")
 

@@ -15,6 +15,9 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="A YAML recipe; `fusetune init` writes one.")],
     out: Out = None,
     seed: Seed = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say which steps would be done, and why.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune the recipe's members, fuse them, and say whether it was worth it.
@@ -24,9 +27,13 @@ def run(
     Example: fusetune run recipe.yaml --out runs/first
     """
     from fusetune.cli.progress import showing
-    from fusetune.cli.summary import print_results
+    from fusetune.cli.summary import print_plan, print_results
+    from fusetune.pipeline import plan
     from fusetune.pipeline import run as run_recipe
 
+    if dry_run:
+        print_plan(plan(recipe, out, seed=seed), as_json)
+        return
     with showing() as listen:
         finished = run_recipe(recipe, out, seed=seed, listen=listen)
     print_results(finished.results, finished.folder, as_json)

@@ -69,10 +69,10 @@ class Context:
         }
         return self.step(f"finetune-{entry.name}", inputs)
 
-    def predict_step(self, entry: MemberEntry, finetuned: Artifact) -> Step:
-        """The step that predicts all judged rows with a member."""
+    def predict_step(self, entry: MemberEntry, weights: str) -> Step:
+        """The step that predicts all judged rows with a member, given its weights' checksum."""
         inputs = {
-            "weights": finetuned.checksums["weights.safetensors"],
+            "weights": weights,
             "rows": self.prepared.fingerprint(),
         }
         return self.step(f"predict-{entry.name}", inputs)
@@ -161,7 +161,7 @@ def member_stage(context: Context, entry: MemberEntry, data: Artifact) -> Outcom
         plan = None if entry.finetune is None else Plan(objective, entry.finetune, seed)
         step = context.finetune_step(entry)
         finetuned = made(step, "finetune_member", {"plan": plan})
-        step = context.predict_step(entry, finetuned)
+        step = context.predict_step(entry, finetuned.checksums["weights.safetensors"])
         weights = finetuned.path("weights.safetensors")
         predicted = made(step, "predict_member", {"weights": weights, "objective": objective})
     except FusetuneError as error:

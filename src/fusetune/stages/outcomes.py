@@ -2,6 +2,7 @@
 """From members' artifacts to what is judged, shown and taken home."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ __all__ = [
     "about_run",
     "ensemble_of",
     "judge_of",
+    "judge_without_members",
     "member_entries",
     "publish_predictions",
     "save_thumbnails",
@@ -39,8 +41,7 @@ THUMBNAIL_PIXELS = 96
 
 def judge_of(context: Context, finished: Sequence[Outcome]) -> Judge:
     """The judged rows with the predictions of the members that finished."""
-    prepared, recipe = context.prepared, context.recipe
-    kind = recipe.task.kind
+    prepared, kind = context.prepared, context.recipe.task.kind
     assert issubclass(kind, Columnar)
     stacks = {}
     for role in JUDGED_ROLES:
@@ -52,13 +53,20 @@ def judge_of(context: Context, finished: Sequence[Outcome]) -> Judge:
         stacks[role] = Stack.align(
             predictions, ids=prepared.targets(role).ids, classes=prepared.classes
         )
+    costs = {o.entry.name: o.cost for o in finished}
+    return replace(judge_without_members(context), stacks=stacks, costs=costs)
+
+
+def judge_without_members(context: Context) -> Judge:
+    """The judged rows, and by what predictions of them will be judged."""
+    prepared, recipe = context.prepared, context.recipe
     names = dict.fromkeys((recipe.metric.name, *recipe.task.metrics))
     return Judge(
         metric=recipe.metric,
         metrics=[recipe.metric if n == recipe.metric.name else find(Metric, n)() for n in names],
-        stacks=stacks,
+        stacks={},
         targets={role: prepared.targets(role) for role in JUDGED_ROLES},
-        costs={o.entry.name: o.cost for o in finished},
+        costs={},
         rule=recipe.verdict,
         seed=recipe.seed,
     )

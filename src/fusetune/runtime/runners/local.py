@@ -24,17 +24,18 @@ PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
 class Local(Runner):
-    """One worker process, started at once and again after it died.
+    """One worker process, started by the first call and again after it died.
 
     Args:
-        preload: Module that the worker imports while the caller does other work.
+        preload: Module that the worker, started at once, imports while the caller does other work.
     """
 
     def __init__(self, preload: str = "") -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection[Any, Any] | None = None
         self._preload = preload
-        self.start()
+        if preload:
+            self.start()
 
     def start(self) -> None:
         """Start the worker unless it lives.
