@@ -94,9 +94,8 @@ def test_any_changed_byte_of_a_file_or_the_manifest_is_found_and_named(tmp_path:
             path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
             assert step.finished() is None
             assert step.status().state == "redo"
-            assert step.status().why in (f"{MANIFEST} is damaged", "weights.txt is damaged") or (
-                name == MANIFEST  # whose list then names a file that is not there
-            )
+            if name != MANIFEST:  # whose list may then name a file that is not there
+                assert step.status().why == "weights.txt is damaged"
         path.write_bytes(good)
     assert step.status() == Status("done")
 

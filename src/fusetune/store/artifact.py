@@ -165,7 +165,8 @@ class Step:
             for folder in sorted(self.root.glob(f"{self.name}-{'[0-9a-f]' * 12}"))
             if (manifest := _manifest(folder)) and manifest["step"] == self.name
         ]
-        return Status("redo", "; ".join(min(others, key=len))) if others else Status("todo")
+        nearest = min(others, key=len, default=None)
+        return Status("todo") if nearest is None else Status("redo", "; ".join(nearest))
 
     def _damaged(self, artifact: Artifact) -> str:
         """The first file that is not what the manifest says, or nothing."""
