@@ -231,7 +231,7 @@ def test_a_second_run_in_the_same_folder_is_told_so_and_stops(
 
 
 CRASHING = """
-import os, signal
+import os, resource, signal
 import torch
 
 class Net(torch.nn.Module):
@@ -248,6 +248,13 @@ class Net(torch.nn.Module):
                 raise ValueError("the inputs are not to my taste")
             if self.way == "memory":
                 raise MemoryError("40 GB are too much")
+            if self.way == "exhaust":  # a limit of the worker's, lifted for the members after it
+                limits = resource.getrlimit(resource.RLIMIT_AS)
+                resource.setrlimit(resource.RLIMIT_AS, (2**33, limits[1]))
+                try:
+                    torch.zeros(2**34)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_AS, limits)
             if self.way == "nan":
                 return self.fc(images.mean(dim=(2, 3))) * float("nan")
         return self.fc(images.mean(dim=(2, 3)))
@@ -271,7 +278,7 @@ def crashing(ways: list[str], *, well: bool) -> str:
 def test_members_that_fail_are_recorded_and_the_others_fused(tmp_path: Path) -> None:
     (tmp_path / "crashing.py").write_text(CRASHING)
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(crashing(["die", "raise", "memory", "nan", "none"], well=True))
+    recipe.write_text(crashing(["die", "raise", "memory", "exhaust", "nan", "none"], well=True))
     done = fusetune("run", recipe, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     found = results(tmp_path / "run")
@@ -281,8 +288,10 @@ def test_members_that_fail_are_recorded_and_the_others_fused(tmp_path: Path) -> 
     assert "MemoryError" in errors["memory-net"]
     assert "no longer finite in epoch 1" in errors["nan-net"]
     assert len(errors) == 4
+    exhausted = next(m for m in found["members"] if m["name"] == "exhaust-net")
+    assert [note for note in exhausted["notes"] if "memory was short" in note]
     fused = {name for f in found["fusions"] for name in f["members"]}
-    assert fused <= {"none-net", "mini-vgg"}
+    assert fused <= {"none-net", "exhaust-net", "mini-vgg"}
     report = (tmp_path / "run" / "report.html").read_text()
     assert "the inputs are not to my taste" in report
 

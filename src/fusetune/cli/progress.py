@@ -15,6 +15,7 @@ __all__ = ["showing"]
 
 PHASES = {
     "data": "Reading and checking the data",
+    "store": "Storing the rows",
     "check": "Loading every member once",
     "view": "Looking at the candidates",
     "scout": "Scoring the candidates",

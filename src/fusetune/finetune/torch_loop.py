@@ -326,8 +326,8 @@ class Training:
             "model": self.member.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        with replacing(path) as temporary:
-            torch.save(content, temporary)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            torch.save(content, file)  # to a file of ours: its errors say what the system said
         self.last_save = time.perf_counter()
         self.save_seconds = self.last_save - before
 

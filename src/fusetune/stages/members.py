@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fusetune.data.prepare import Prepared
+from fusetune.data.prepare import Prepared, load_prepared
 from fusetune.entries import MemberEntry
-from fusetune.errors import FusetuneError
+from fusetune.errors import DataError, FileFailed, FusetuneError
 from fusetune.evaluate.cost import Cost
 from fusetune.finetune.engine import Plan
 from fusetune.finetune.objective import Objective
@@ -131,11 +131,23 @@ def check_members(context: Context) -> None:
 
 
 def store_data(context: Context) -> Artifact:
-    """Store the rows where the members' processes read them."""
+    """Store the rows where the members' processes read them; then nobody needs the user's files.
+
+    Raises:
+        DataError: A file went or changed meanwhile.
+    """
     step = context.data_step()
     if artifact := step.finished():
         return artifact
-    context.prepared.save(step.begin())
+    context.listen({"phase": "store"})
+    folder = step.begin()
+    context.prepared.save(folder)
+    if load_prepared(folder).fingerprint() != context.prepared.fingerprint():
+        raise DataError(
+            "the images changed while they were stored",
+            "files that stay as they are until then",
+            "Run again when nothing writes to them.",
+        )
     return step.finish()
 
 
@@ -164,6 +176,8 @@ def member_stage(context: Context, entry: MemberEntry, data: Artifact) -> Outcom
         step = context.predict_step(entry, finetuned.checksums["weights.safetensors"])
         weights = finetuned.path("weights.safetensors")
         predicted = made(step, "predict_member", {"weights": weights, "objective": objective})
+    except FileFailed:
+        raise  # no other member would have room
     except FusetuneError as error:
         listen({"phase": "failed", "error": str(error)})
         return Outcome(entry, finetuned=finetuned, error=str(error))

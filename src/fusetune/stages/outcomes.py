@@ -9,6 +9,7 @@ import numpy as np
 
 from fusetune.atomic import replacing
 from fusetune.data.inputs import Images, PixelImages
+from fusetune.data.prepare import load_prepared
 from fusetune.ensemble import Ensemble, SavedMember, saved_source
 from fusetune.evaluate.judge import Judge
 from fusetune.finetune.steps import JUDGED_ROLES
@@ -22,6 +23,7 @@ from fusetune.predictions.targets import Targets
 from fusetune.report.contents import THUMBNAILS
 from fusetune.report.rows import disputed
 from fusetune.stages.members import Context, Outcome
+from fusetune.store.artifact import Artifact
 from fusetune.store.experiment import Experiment
 from fusetune.values import plain
 
@@ -105,7 +107,8 @@ def member_entries(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Entries of results.json for all members, without their scores."""
     entries = []
     for outcome in outcomes:
-        cost, about = outcome.cost, outcome.content("member.json")
+        cost, history = outcome.cost, outcome.content("history.json")
+        notes = [*outcome.content("member.json").get("notes", []), *history.get("notes", [])]
         entries.append(
             {
                 "name": outcome.entry.name,
@@ -114,8 +117,8 @@ def member_entries(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
                 "error": outcome.error,
                 "seconds": {"finetune": cost.fit_s, "predict_per_row": cost.predict_s_per_row},
                 "parameters": cost.parameters,
-                "best_epoch": outcome.content("history.json").get("best_epoch"),
-                "notes": about.get("notes", []),
+                "best_epoch": history.get("best_epoch"),
+                "notes": notes,
             }
         )
     return entries
@@ -137,14 +140,17 @@ def about_run(context: Context, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def save_thumbnails(context: Context, judge: Judge) -> None:
-    """Small pictures of the test rows on which the members disagree most, for the report."""
+def save_thumbnails(context: Context, judge: Judge, data: Artifact) -> None:
+    """Small pictures of the test rows on which the members disagree most, for the report.
+
+    From the stored rows: the user's own files may have gone since.
+    """
     stack, targets = judge.stacks["test"], judge.targets["test"]
     if not isinstance(targets, Targets):
         return  # numbers and label sets have no such rows in the report
     members = dict(zip(stack.members, stack.parts, strict=True))
     ids = disputed(members, targets, most=DISPUTED_ROWS)
-    prepared = context.prepared
+    prepared = load_prepared(data.folder)
     row_of = {name: row for row, name in enumerate(prepared.ids.tolist())}
     rows = np.array([row_of[str(name)] for name in ids], dtype=int)
     with replacing(context.experiment.folder / THUMBNAILS) as temporary:

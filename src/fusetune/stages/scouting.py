@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fusetune.entries import MemberEntry
-from fusetune.errors import FusetuneError, NoMembersLeft
+from fusetune.errors import FileFailed, FusetuneError, NoMembersLeft
 from fusetune.plugins import discover
 from fusetune.predictions.folds import hashes
 from fusetune.predictions.kinds import Array, Probabilities
@@ -155,6 +155,8 @@ def _look(
             context.runner.call(call, context.listen)
             artifact = step.finish()
         return Looked(entry, artifact)
+    except FileFailed:
+        raise
     except FusetuneError as error:
         context.listen({"phase": "failed", "member": entry.name, "error": str(error)})
         return Looked(entry, error=str(error))

@@ -15,7 +15,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-from fusetune.errors import FusetuneError, MemberFailed
+from fusetune.errors import FileFailed, FusetuneError, MemberFailed
 from fusetune.runtime.runner import Call, Event, Runner
 
 __all__ = ["Local", "serve"]
@@ -123,7 +123,7 @@ def serve(descriptor: int, parent: int, preload: str) -> None:
             pipe.send(("error", error))
         except BaseException as error:
             traceback.print_exc(file=sys.stderr) if os.environ.get("FUSETUNE_DEBUG") else None
-            pipe.send(("error", _for_people(error)))
+            pipe.send(("error", FileFailed.found_in(error) or _for_people(error)))
 
 
 def _for_people(error: BaseException) -> MemberFailed:
