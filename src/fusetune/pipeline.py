@@ -49,6 +49,7 @@ from fusetune.stages.planning import PlannedStep, planned_steps
 from fusetune.stages.scouting import proposed_entries, scout_stage
 from fusetune.stages.streaming import fuse_streams, publish_streams, streamed_ensemble
 from fusetune.stages.survey import Asked
+from fusetune.stages.time_limit import TimeLimit, fusing_seconds, seconds_of
 from fusetune.store.artifact import Artifact, Status, file_checksum
 from fusetune.store.experiment import Experiment
 
@@ -56,6 +57,7 @@ __all__ = ["PlannedStep", "Run", "Scouted", "fuse_files", "plan", "run", "scout_
 
 Listener = Callable[[Event], None]
 
+LOG = "log.jsonl"
 ENGINE = "fusetune.finetune.engines.torch"
 
 
@@ -110,6 +112,7 @@ def run(
     out: Path | str | None = None,
     *,
     seed: int | None = None,
+    time_limit: str | float | None = None,
     listen: Listener = lambda event: None,
 ) -> Run:
     """Fine-tune the recipe's members, fuse them, judge the fusion, write it all to a folder.
@@ -121,15 +124,22 @@ def run(
         recipe: A YAML file, or a mapping of the same form.
         out: The run folder; default: `runs/<name of the recipe>`.
         seed: Replaces the recipe's.
+        time_limit: Of the whole run: seconds, or text like `30m`. Members get shares of it; those
+            that are stopped keep their best epoch, and those whose turn does not come are
+            `not_run`. The same run without a limit finishes them. None: as long as it takes.
         listen: Takes progress events.
 
     Raises:
         UsageError: Something is wrong with recipe, data, weights or folder; nothing was written.
-        NoMembersLeft: Every member failed.
+        NoMembersLeft: Every member failed, or none had the time.
     """
+    limit = None if time_limit is None else TimeLimit(seconds_of(time_limit))
     experiment = _run_folder(recipe, out)
     with Local(preload=ENGINE) as runner:
         context = _prepared(load_recipe(recipe, seed=seed), experiment, runner, listen)
+        if limit is not None:
+            limit.keep(fusing_seconds(experiment.folder / LOG))
+            context = replace(context, limit=limit)
         if context.recipe.members:
             check_members(context)
         with experiment:
@@ -354,7 +364,7 @@ def _with_members(context: Context, data: Artifact) -> Context:
 
 def _logged(context: Context) -> Context:
     """The same context, whose events are also written to log.jsonl; progress ticks are not."""
-    path = context.experiment.folder / "log.jsonl"
+    path = context.experiment.folder / LOG
 
     def listen(event: Event) -> None:
         if "done" not in event:

@@ -60,6 +60,10 @@ class Screen:
             self._update(member, 1.0, "done")
         elif phase == "failed":
             self._console.print(f"{member} failed: {event['error']}", style="bold red")
+        elif phase == "not_run":
+            self._console.print(f"{member} was not run: {event['error']}", style="bold red")
+        elif phase == "stopped":
+            self._console.print(f"{member}: stopped by the time limit in epoch {event['epoch']}")
         elif phase == "redo":
             doing = {"redo": "made again", "todo": "not finished"}[event["state"]]
             self._console.print(f"{event['step']}: {doing}: {event['why']}", style="dim")

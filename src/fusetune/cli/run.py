@@ -15,6 +15,12 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="A YAML recipe; `fusetune init` writes one.")],
     out: Out = None,
     seed: Seed = None,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the whole run: 90s, 30m, 2h. Members that are stopped are fused too."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say which steps would be done, and why.")
     ] = False,
@@ -35,5 +41,5 @@ def run(
         print_plan(plan(recipe, out, seed=seed), as_json)
         return
     with showing() as listen:
-        finished = run_recipe(recipe, out, seed=seed, listen=listen)
+        finished = run_recipe(recipe, out, seed=seed, time_limit=time_limit, listen=listen)
     print_results(finished.results, finished.folder, as_json)

@@ -15,7 +15,7 @@ from fusetune.plugins import plugin_name
 from fusetune.predictions.kinds import Array, Ids
 from fusetune.predictions.targets import GroundTruth
 
-__all__ = ["Engine", "History", "Plan", "Report", "Split"]
+__all__ = ["Budget", "Engine", "History", "Plan", "Report", "Split"]
 
 Report = Callable[[Mapping[str, Any]], None]
 """Takes progress events: plain values under string keys."""
@@ -35,6 +35,19 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """The time that a member has for fine-tuning and for predicting afterwards.
+
+    Args:
+        ends_at: When both have to be done, by `time.monotonic()`, which processes share.
+        rows: Number of rows to predict afterwards.
+    """
+
+    ends_at: float
+    rows: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a member is fine-tuned for, how, and with which random draws.
 
@@ -42,11 +55,13 @@ class Plan:
         objective: What to minimize, and what outputs become.
         settings: The recipe's `finetune:` block.
         seed: Of a new head, row order, augmentation and dropout.
+        budget: When to stop before the last epoch, keeping the best one; None: never.
     """
 
     objective: Objective[Any]
     settings: FineTune
     seed: int
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,7 @@ class History:
         seconds: Time spent, attempts that were killed included up to their last checkpoint.
         precision: `fp32` or `bf16`: what the settings' `auto` meant.
         notes: What the user may want to know of how it went.
+        stopped: Epochs and steps of the next one after which the budget ended it; None: it was not.
     """
 
     epochs: tuple[Mapping[str, float], ...]
@@ -67,6 +83,7 @@ class History:
     seconds: float
     precision: str = "fp32"
     notes: tuple[str, ...] = ()
+    stopped: tuple[int, int] | None = None
 
 
 class Engine(abc.ABC):

@@ -65,16 +65,21 @@ def check_member(
 
 def finetune_member(
     folder: Path, source: Source, data: Path, plan: Plan | None, report: Report
-) -> None:
+) -> tuple[int, int] | None:
     """Fine-tune on train rows and choose the epoch on validation rows; without a plan, neither.
 
     Writes:
         `weights.safetensors`; `member.json` with the preprocessing, the head and notes; and, if it
         was fine-tuned, `history.json` with the learning curve, the best epoch and the seconds.
+
+    Returns:
+        Epochs and steps of the next one after which the plan's budget stopped it, None if it did
+        not.
     """
     prepared = load_prepared(data)
     member = source.load(prepared.classes, seed=0 if plan is None else plan.seed)
     engine = _engine(member)
+    stopped = None
     if plan is not None:
         train, validation = (
             Split(prepared.images.take(prepared.rows(role)), prepared.targets(role))
@@ -82,9 +87,11 @@ def finetune_member(
         )
         history = engine.finetune(member, plan, (train, validation), folder / "work", report)
         write_json(folder / "history.json", asdict(history))
+        stopped = history.stopped
     engine.save(member, folder / "weights.safetensors")
     about = {name: getattr(member, name) for name in ("head", "head_kept", "notes")}
     write_json(folder / "member.json", {**about, "preprocess": asdict(member.preprocess)})
+    return stopped
 
 
 def predict_member(

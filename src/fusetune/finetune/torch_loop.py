@@ -20,15 +20,20 @@ import torch
 from torch import Tensor, nn
 
 from fusetune.atomic import replacing
-from fusetune.errors import MemberFailed
 from fusetune.finetune.batches import PixelStore, epoch_batches
 from fusetune.finetune.engine import History, Plan, Report, Split
 from fusetune.finetune.randomness import Keys, mixed_seed, row_keys
+from fusetune.finetune.stopping import Stopwatch, diverged
 from fusetune.finetune.torch_augment import augmented, epoch_draws, mixed, partners
 from fusetune.finetune.torch_convolutions import one_position_products
 from fusetune.finetune.torch_graphs import StepGraphs
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
-from fusetune.finetune.torch_memory import freed_memory_kept, is_out_of_memory, release
+from fusetune.finetune.torch_memory import (
+    freed_memory_kept,
+    is_out_of_memory,
+    out_of_memory,
+    release,
+)
 from fusetune.finetune.torch_optimizer import (
     build_optimizer,
     parameter_groups,
@@ -71,6 +76,7 @@ class Training:
     ) -> None:
         self.member, self.objective, self.device = member, plan.objective, device
         self.settings, self.seed = plan.settings, plan.seed
+        self.stopwatch = Stopwatch(plan.budget, len(splits[1].ids))
         self.keys: Keys = row_keys(splits[0].ids)
         self.train, self.validation = (
             Feed(PixelStore(split.images, member.preprocess), device) for split in splits
@@ -100,13 +106,24 @@ class Training:
             self.prepare(stream)
             while self.state.epoch < self.settings.epochs and not self.out_of_patience():
                 self.train_epoch(checkpoint, report)
-                self.end_epoch(report)
-                self.save_if_due(checkpoint)
+                if self.stopwatch.stopped is None:
+                    self.end_epoch(report)
+                    self.save_if_due(checkpoint)
+                    continue
+                self.save(checkpoint)  # as it is: a run that has the time goes on from here
+                if not self.state.best_weights:
+                    self.end_epoch(report)
+                break
         self.model.to(memory_format=torch.contiguous_format)
         self.member.model.load_state_dict(self.state.best_weights)
         state = self.state
         return History(
-            tuple(state.epochs), state.best_epoch, state.seconds, state.precision, self.notes()
+            tuple(state.epochs),
+            state.best_epoch,
+            state.seconds,
+            state.precision,
+            (*self.notes(), *self.stopwatch.notes(self.settings.epochs, state.best_epoch)),
+            self.stopwatch.stopped,
         )
 
     def notes(self) -> tuple[str, ...]:
@@ -155,6 +172,8 @@ class Training:
                 if save_due:
                     self.save(checkpoint)
                 last_report = time.perf_counter()
+                if self.stopwatch.is_over(state.epoch, state.step, state.rows, state.epoch_seconds):
+                    return
 
     def steps(self, batches: list[Array]) -> Iterator[int]:
         """Do one step of the optimizer after the other, and say which was done."""
@@ -251,7 +270,8 @@ class Training:
     def end_epoch(self, report: Report) -> None:
         """Score the validation rows, note the epoch, and keep its weights if they are the best."""
         state = self.state
-        outputs = model_outputs(self.model, self.validation, self.model_input, state.precision)
+        with self.stopwatch.validating():
+            outputs = model_outputs(self.model, self.validation, self.model_input, state.precision)
         figures = self.objective.scores(outputs, self.validation_targets)
         state.epoch += 1
         state.seconds += state.epoch_seconds
@@ -338,22 +358,3 @@ class Training:
             self.state = State(**content["state"])
             self.member.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
-
-
-def diverged(which: str, epoch: int) -> MemberFailed:
-    """The error for a loss that is no longer finite."""
-    return MemberFailed(
-        f"its {which} loss is no longer finite in epoch {epoch}",
-        "a loss that falls",
-        "Lower finetune.optimizer.lr, or set finetune.clip_norm.",
-    )
-
-
-def out_of_memory(member: Member) -> MemberFailed:
-    """The error for a batch that cannot be divided further."""
-    size = member.preprocess.size
-    return MemberFailed(
-        "memory does not suffice for two rows at a time",
-        f"room for weights, gradients and images of {size} pixels",
-        "Lower preprocess.size, write train: head, or take a smaller model.",
-    )

@@ -9,7 +9,10 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["freed_memory_kept", "is_out_of_memory", "release"]
+from fusetune.errors import MemberFailed
+from fusetune.members.member import Member
+
+__all__ = ["freed_memory_kept", "is_out_of_memory", "out_of_memory", "release"]
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 KEEP_ALL = ((M_TRIM_THRESHOLD, -1), (M_MMAP_MAX, 0))
@@ -49,3 +52,13 @@ def freed_memory_kept(device: torch.device) -> Iterator[None]:
         for parameter, value in GLIBC_DEFAULTS:
             libc.mallopt(parameter, value)
         libc.malloc_trim(0)
+
+
+def out_of_memory(member: Member) -> MemberFailed:
+    """The error for a batch that cannot be divided further."""
+    size = member.preprocess.size
+    return MemberFailed(
+        "memory does not suffice for two rows at a time",
+        f"room for weights, gradients and images of {size} pixels",
+        "Lower preprocess.size, write train: head, or take a smaller model.",
+    )

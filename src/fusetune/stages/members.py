@@ -6,6 +6,7 @@ Each turns named inputs into one artifact, and is skipped where that artifact is
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +17,17 @@ from fusetune.evaluate.cost import Cost
 from fusetune.finetune.engine import Plan
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.randomness import mixed_seed
+from fusetune.finetune.steps import JUDGED_ROLES
 from fusetune.plugins import find
 from fusetune.recipe import Recipe
 from fusetune.runtime.runner import Call, Event, Runner
+from fusetune.stages.time_limit import TimeLimit
 from fusetune.store.artifact import JSON, Artifact, Step, canonical, file_checksum
 from fusetune.store.experiment import Experiment
 
 __all__ = ["Context", "Outcome", "check_members", "member_stage", "store_data"]
+
+NO_TIME = "the time limit left no time for it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +40,7 @@ class Context:
         experiment: The run folder.
         runner: Where members' steps run.
         listen: Takes progress events.
+        limit: The time that the run has; None: as much as it takes.
     """
 
     recipe: Recipe
@@ -42,6 +48,7 @@ class Context:
     experiment: Experiment
     runner: Runner
     listen: Callable[[Event], None]
+    limit: TimeLimit | None = None
 
     def step(self, name: str, inputs: JSON, version: int = 1) -> Step:
         """A step of this run."""
@@ -80,12 +87,18 @@ class Context:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of one member: its artifacts, or why it failed."""
+    """What became of one member: its artifacts, or why it failed or was not run."""
 
     entry: MemberEntry
     finetuned: Artifact | None = None
     predicted: Artifact | None = None
     error: str | None = None
+    not_run: bool = False
+
+    @property
+    def status(self) -> str:
+        """`ok`, `failed` or `not_run`, as in results.json."""
+        return "not_run" if self.not_run else "ok" if self.error is None else "failed"
 
     def content(self, name: str) -> dict[str, Any]:
         """The content of one of its JSON files, empty if it did not come to that."""
@@ -127,7 +140,10 @@ def check_members(context: Context) -> None:
             "objective": context.objective(),
             "finetuned": entry.finetune is not None,
         }
-        context.runner.call(Call("fusetune.finetune.steps:check_member", arguments), context.listen)
+        waits = context.limit is not None and entry.finetune is not None
+        with context.limit.loading(entry.name) if context.limit and waits else nullcontext():
+            call = Call("fusetune.finetune.steps:check_member", arguments)
+            context.runner.call(call, context.listen)
 
 
 def store_data(context: Context) -> Artifact:
@@ -163,15 +179,23 @@ def member_stage(context: Context, entry: MemberEntry, data: Artifact) -> Outcom
             return artifact
         common = {"folder": step.begin(), "source": entry.source, "data": data.folder}
         call = Call(f"fusetune.finetune.steps:{function}", {**common, **arguments})
-        context.runner.call(call, listen)
+        stopped = context.runner.call(call, listen)
+        if stopped is not None:
+            listen({"phase": "stopped", "epoch": stopped[0] + 1, "step": stopped[1]})
+            return step.set_aside({"stopped": list(stopped)})
         return step.finish()
 
     finetuned: Artifact | None = None
     try:
-        objective = context.objective()
+        objective, step = context.objective(), context.finetune_step(entry)
+        budget = None
+        if context.limit is not None and not step.finished():
+            rows = sum(len(context.prepared.rows(role)) for role in JUDGED_ROLES)
+            if not (budget := context.limit.budget(entry.name, rows)):
+                listen({"phase": "not_run", "error": NO_TIME})
+                return Outcome(entry, error=NO_TIME, not_run=True)
         seed = mixed_seed(context.recipe.seed, entry.name)
-        plan = None if entry.finetune is None else Plan(objective, entry.finetune, seed)
-        step = context.finetune_step(entry)
+        plan = None if entry.finetune is None else Plan(objective, entry.finetune, seed, budget)
         finetuned = made(step, "finetune_member", {"plan": plan})
         step = context.predict_step(entry, finetuned.checksums["weights.safetensors"])
         weights = finetuned.path("weights.safetensors")

@@ -113,7 +113,7 @@ def member_entries(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
             {
                 "name": outcome.entry.name,
                 "source": f"{outcome.entry.source.name}:{outcome.entry.source.model}",
-                "status": "ok" if outcome.error is None else "failed",
+                "status": outcome.status,
                 "error": outcome.error,
                 "seconds": {"finetune": cost.fit_s, "predict_per_row": cost.predict_s_per_row},
                 "parameters": cost.parameters,

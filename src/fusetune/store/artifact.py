@@ -186,6 +186,15 @@ class Step:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         return self.folder
 
+    def set_aside(self, more: Mapping[str, JSON]) -> Artifact:
+        """Finish what is there as the artifact of further inputs; this step's checkpoints stay."""
+        other = Step(self.root, self.name, {**self.inputs, **more}, self.version)
+        folder = other.begin()
+        for path in self.folder.iterdir():
+            if path != self.work:
+                path.rename(folder / path.name)
+        return other.finish()
+
     def finish(self) -> Artifact:
         """Write the manifest over all files but the checkpoints, then drop the checkpoints."""
         files = sorted(
