@@ -331,8 +331,11 @@ def _flow(context: Context) -> Run:
     finished = [outcome for outcome in outcomes if outcome.predicted is not None]
     if not finished:
         reasons = "; ".join(f"'{outcome.entry.name}': {outcome.error}" for outcome in outcomes)
+        hurried = all(outcome.not_run for outcome in outcomes)
         raise NoMembersLeft(
-            f"every member failed ({reasons})", "at least one to fuse", "Mend one and run again."
+            f"{'no member was run' if hurried else 'every member failed'} ({reasons})",
+            "at least one to fuse",
+            "Give more time." if hurried else "Mend one and run again.",
         )
     publish_predictions(experiment, finished)
     context.listen({"phase": "fuse"})

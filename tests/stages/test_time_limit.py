@@ -53,12 +53,12 @@ def test_members_get_equal_shares_and_what_one_leaves_the_others_get(clock: Cloc
 
 
 def test_a_share_suffices_to_begin_or_the_member_is_not_run(clock: Clock) -> None:
-    limit = TimeLimit(30)
-    limit.keep(2.0)  # measured: 3 s are kept
+    limit = TimeLimit(33)
+    limit.keep(4.0)  # measured: 6 s are kept
     loaded(limit, clock, "a", "b", "c", seconds=4)  # 15 s are left: 5 each would be for nothing
     assert limit.budget("a", rows=5) is None  # four times 4 s are more than there are
-    limit = TimeLimit(31)
-    limit.keep(2.0)
+    limit = TimeLimit(34)
+    limit.keep(4.0)
     loaded(limit, clock, "a", "b", "c", seconds=4)
     assert limit.budget("a", rows=5) == Budget(clock.now + 16 - 4, 5)
     clock.now += 16

@@ -177,6 +177,7 @@ def member_stage(context: Context, entry: MemberEntry, data: Artifact) -> Outcom
         if artifact := step.finished():
             listen({"phase": "skipped", "step": step.name})
             return artifact
+        listen({"phase": "begun", "step": step.name})
         common = {"folder": step.begin(), "source": entry.source, "data": data.folder}
         call = Call(f"fusetune.finetune.steps:{function}", {**common, **arguments})
         stopped = context.runner.call(call, listen)

@@ -70,9 +70,9 @@ class TimeLimit:
         self._waiting[member] = time.monotonic() - before
 
     def keep(self, measured_s: float | None) -> None:
-        """Keep time for fusing, judging and the report: as much as it took before, if it did."""
+        """Keep time for fusing, judging and the report: half more than it took before, if it did."""
         guess = min(max(FUSING_SHARE * self.seconds, FUSING_LEAST_S), FUSING_MOST_S)
-        self._fusing_s = guess if measured_s is None else 1.5 * measured_s
+        self._fusing_s = guess if measured_s is None else max(1.5 * measured_s, FUSING_LEAST_S)
 
     def budget(self, member: str, rows: int) -> Budget | None:
         """The time of a member whose turn it is; None: there is not enough left.
