@@ -60,6 +60,8 @@ class Screen:
             self._update(member, 1.0, "done")
         elif phase == "failed":
             self._console.print(f"{member} failed: {event['error']}", style="bold red")
+        elif phase == "damaged":
+            self._console.print(f"{member}: {event['file']} is damaged: from the beginning")
         elif phase == "not_run":
             self._console.print(f"{member} was not run: {event['error']}", style="bold red")
         elif phase == "stopped":

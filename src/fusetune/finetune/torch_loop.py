@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fusetune.atomic import replacing
 from fusetune.finetune.batches import PixelStore, epoch_batches
 from fusetune.finetune.engine import History, Plan, Report, Split
 from fusetune.finetune.randomness import Keys, mixed_seed, row_keys
 from fusetune.finetune.stopping import Stopwatch, diverged
 from fusetune.finetune.torch_augment import augmented, epoch_draws, mixed, partners
+from fusetune.finetune.torch_checkpoint import read_checkpoint, write_checkpoint
 from fusetune.finetune.torch_convolutions import one_position_products
 from fusetune.finetune.torch_graphs import StepGraphs
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
@@ -94,7 +94,7 @@ class Training:
     def run(self, work: Path, report: Report) -> History:
         """Train to the end; the member keeps the best epoch's weights."""
         checkpoint = work / "checkpoint.pt"
-        self.restore(checkpoint)
+        self.restore(checkpoint, report)
         cuda = self.device.type == "cuda"
         stream = torch.cuda.Stream(self.device) if cuda else None
         with (
@@ -346,15 +346,16 @@ class Training:
             "model": self.member.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            torch.save(content, file)  # to a file of ours: its errors say what the system said
+        write_checkpoint(path, content)
         self.last_save = time.perf_counter()
         self.save_seconds = self.last_save - before
 
-    def restore(self, path: Path) -> None:
-        """Go on from a checkpoint, if there is one."""
-        if path.exists():
-            content = torch.load(path, map_location="cpu", weights_only=True)
+    def restore(self, path: Path, report: Report) -> None:
+        """Go on from a checkpoint, if there is one and it is whole."""
+        content = read_checkpoint(path) if path.exists() else None
+        if content is None and path.exists():
+            report({"phase": "damaged", "file": path.name})
+        elif content is not None:
             self.state = State(**content["state"])
             self.member.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
