@@ -50,6 +50,7 @@ from fusetune.stages.scouting import proposed_entries, scout_stage
 from fusetune.stages.streaming import fuse_streams, publish_streams, streamed_ensemble
 from fusetune.stages.survey import Asked
 from fusetune.stages.time_limit import TimeLimit, fusing_seconds, seconds_of
+from fusetune.stages.tracking import check_tracker, listening, log_scores, tracking
 from fusetune.store.artifact import Artifact, Status, file_checksum
 from fusetune.store.experiment import Experiment
 
@@ -113,6 +114,7 @@ def run(
     *,
     seed: int | None = None,
     time_limit: str | float | None = None,
+    track: str | None = None,
     listen: Listener = lambda event: None,
 ) -> Run:
     """Fine-tune the recipe's members, fuse them, judge the fusion, write it all to a folder.
@@ -127,6 +129,8 @@ def run(
         time_limit: Of the whole run: seconds, or text like `30m`. Members get shares of it; those
             that are stopped keep their best epoch, and those whose turn does not come are
             `not_run`. The same run without a limit finishes them. None: as long as it takes.
+        track: `tensorboard`, `mlflow` or `wandb`: learning curves and scores go there too; None:
+            nowhere.
         listen: Takes progress events.
 
     Raises:
@@ -135,6 +139,8 @@ def run(
     """
     limit = None if time_limit is None else TimeLimit(seconds_of(time_limit))
     experiment = _run_folder(recipe, out)
+    if track is not None:
+        check_tracker(track)
     with Local(preload=ENGINE) as runner:
         context = _prepared(load_recipe(recipe, seed=seed), experiment, runner, listen)
         if limit is not None:
@@ -143,7 +149,13 @@ def run(
         if context.recipe.members:
             check_members(context)
         with experiment:
-            return _flow(_logged(context))
+            if track is None:
+                return _flow(_logged(context))
+            with tracking(track, experiment.folder) as log:
+                context = replace(context, listen=listening(listen, log))
+                run = _flow(_logged(context))
+                log_scores(log, run.results)
+                return run
 
 
 def plan(

@@ -21,6 +21,9 @@ def run(
             help="Of the whole run: 90s, 30m, 2h. Members that are stopped are fused too."
         ),
     ] = None,
+    track: Annotated[
+        str | None, typer.Option(help="Also log to tensorboard, mlflow or wandb.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say which steps would be done, and why.")
     ] = False,
@@ -41,5 +44,7 @@ def run(
         print_plan(plan(recipe, out, seed=seed), as_json)
         return
     with showing() as listen:
-        finished = run_recipe(recipe, out, seed=seed, time_limit=time_limit, listen=listen)
+        finished = run_recipe(
+            recipe, out, seed=seed, time_limit=time_limit, track=track, listen=listen
+        )
     print_results(finished.results, finished.folder, as_json)
