@@ -392,6 +392,9 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
 def test_wrong_usage_ends_with_two() -> None:
     assert fusetune("run").returncode == 2
     assert fusetune("no-such-command").returncode == 2
+    done = fusetune("run", "recipe.yaml", "--time-limit", "soon")
+    assert done.returncode == 2
+    assert "the time limit is 'soon'; expected a time above 0 like 90s" in done.stderr
     done = fusetune("list", "metods")
     assert done.returncode == 2
     assert "Did you mean 'methods'?" in done.stderr

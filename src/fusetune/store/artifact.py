@@ -6,6 +6,7 @@ written last by an atomic rename: it exists, so the step is finished. Until then
 holds checkpoints, which a killed step finds again; afterwards it is gone.
 """
 
+import glob
 import hashlib
 import json
 import shutil
@@ -162,7 +163,7 @@ class Step:
             differences(manifest["inputs"], self.inputs)
             if manifest["version"] == self.version
             else [f"another version of fusetune made it ({manifest['version']} → {self.version})"]
-            for folder in sorted(self.root.glob(f"{self.name}-{'[0-9a-f]' * 12}"))
+            for folder in sorted(self.root.glob(f"{glob.escape(self.name)}-{'[0-9a-f]' * 12}"))
             if (manifest := _manifest(folder)) and manifest["step"] == self.name
         ]
         nearest = min(others, key=len, default=None)
