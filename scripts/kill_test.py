@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kill a run at random moments until it has been hit often enough, and compare what comes out.
+"""Kill a run at random moments of every phase, and compare what comes out.
 
     python scripts/kill_test.py                      # the demo, ten kills
     python scripts/kill_test.py RECIPE --kills 50
 
-A run that was killed (`kill -9`) and started again has to end with the same predictions, the same
-ensemble and the same files as one that was never killed, with no process and no temporary file left
-over. A run that ends before its kill is compared too, does not count as hit, and starts anew.
+The phases take turns: starting, caching (the rows are checked and stored), fine-tuning (predicting
+included), fusing, report. Each kill (`kill -9`) comes at a random moment within its phase, as long
+as that took in a run in peace; the next one hits the run that goes on. After the last phase the run
+is left to end: it has to have the same predictions, the same ensemble and the same files as one that
+was never killed, with no process and no temporary file left over; and the next one starts anew. A
+run that ends before its kill is compared too, and does not count as hit.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -20,11 +24,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}  # equal bytes need equal threads
 TIMED = {"seconds", "cost_ratio", "images_per_second", "sentence"}
 LOG = "log.jsonl"
+PHASES = {
+    "store": "caching",
+    "begun": "fine-tuning",
+    "skipped": "fine-tuning",
+    "fuse": "fusing",
+    "report": "report",
+    "done": "the end",
+}
+"""Event of the log → phase that it begins."""
+TURNS = ("starting", "caching", "fine-tuning", "fine-tuning", "fusing", "report")
 
 
 def main() -> None:
@@ -43,50 +59,71 @@ def main() -> None:
 def kill_and_compare(recipe: Path | None, folder: Path, kills: int, seed: int) -> None:
     """Run once in peace, then under fire; raise AssertionError where the outcomes differ."""
     reference, killed = folder / "reference", folder / "killed"
-    process, before = start(recipe, reference), time.monotonic()
-    wait_for_work(process, reference, since=0)
-    startup = time.monotonic() - before
-    assert process.wait() == 0
-    work = time.monotonic() - before - startup
-    expected = contents(reference)
+    before = time.time()
+    assert start(recipe, reference).wait() == 0
+    expected, lengths = contents(reference), seconds_of_phases(reference, before)
     print(
-        f"unkilled: {startup:.1f} s to start, {work:.1f} s of work; {len(expected)} files compared"
+        "unkilled: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in lengths.items()),
+        f"{len(expected)} files compared",
+        sep="; ",
     )
-    moments = random.Random(seed)
-    hits = 0
-    while hits < kills:
-        since = log_size(killed)
-        process, before = start(recipe, killed), time.monotonic()
-        if hits % 4 == 3:  # now and then before the work begins
-            delay = moments.uniform(0, startup)
-        else:
-            wait_for_work(process, killed, since)
-            delay = moments.uniform(0, 0.5 * work)
-        try:
-            process.wait(timeout=delay)
-        except subprocess.TimeoutExpired:
-            workers = children(process.pid)
-            assert process.poll() is None
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            hits += 1
-            wait_for_end(workers)
-            print(
-                f"kill {hits} after {time.monotonic() - before:.1f} s: {last_event(killed, since)}"
-            )
-        else:
-            compare(expected, contents(killed))
-            print("a run ended before its kill, equal; the next one starts anew")
-            shutil.rmtree(killed)
-    assert start(recipe, killed).wait() == 0
-    compare(expected, contents(killed))
-    print(f"{hits} kills of a live process: predictions, ensemble and files are identical")
+    moments, hits = random.Random(seed), Counter[str]()
+    while hits.total() < kills:
+        for phase in TURNS[: kills - hits.total()]:
+            turns = TURNS.count(phase)  # all of them together come before the phase can end
+            delay = moments.uniform(0, lengths[phase] / turns)
+            hits.update(hit(recipe, killed, phase, delay))
+        assert start(recipe, killed).wait() == 0
+        compare(expected, contents(killed))
+        shutil.rmtree(killed)
+    told = ", ".join(f"{number} in {phase}" for phase, number in hits.items())
+    print(f"{hits.total()} kills of a live process ({told}): all is identical")
 
 
-def wait_for_work(process: "subprocess.Popen[bytes]", run: Path, since: int) -> None:
-    """Wait until the run's log grows: everything before it leaves no trace."""
-    while process.poll() is None and log_size(run) <= since:
-        time.sleep(0.01)
+def hit(recipe: Path | None, out: Path, phase: str, delay: float) -> list[str]:
+    """Start a run and kill it some seconds after a phase began; the phases that were hit."""
+    since, before = log_size(out), time.monotonic()
+    process = start(recipe, out)
+    while process.poll() is None and phase != "starting" and phase not in begun(out, since):
+        time.sleep(0.002)
+    try:
+        process.wait(timeout=delay)
+    except subprocess.TimeoutExpired:
+        workers = children(process.pid)
+        assert process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        wait_for_end(workers)
+        after, found = time.monotonic() - before, begun(out, since)[-1]
+        print(f"killed in {found} after {after:.1f} s: {last_event(out, since)}")
+        return [found]
+    print(f"a run ended before its kill in {phase}")
+    return []
+
+
+def begun(out: Path, since: int) -> list[str]:
+    """Phases that the log tells of after some bytes, in their order."""
+    told = (PHASES[e["phase"]] for e in events(out, since) if e["phase"] in PHASES)
+    return ["starting", *told]
+
+
+def seconds_of_phases(run: Path, began: float) -> dict[str, float]:
+    """Phase → seconds that it took in a run in peace, from the times in its log."""
+    first: dict[str, float] = {"starting": began}
+    for event in events(run, 0):
+        if event["phase"] in PHASES:
+            first.setdefault(PHASES[event["phase"]], event["time"])
+    ends = [*list(first.values())[1:], first["the end"]]
+    return {name: end - at for (name, at), end in zip(first.items(), ends, strict=True)}
+
+
+def events(run: Path, since: int) -> list[dict[str, Any]]:
+    """The log's events after some bytes; a line that a kill cut is none."""
+    found = []
+    for line in (run / LOG).read_bytes()[since:].splitlines() if log_size(run) else []:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
 def log_size(run: Path) -> int:
@@ -152,11 +189,10 @@ def wait_for_end(processes: list[int], timeout_s: float = 5.0) -> None:
 
 def last_event(run: Path, since: int) -> str:
     """What the killed process last wrote to the log."""
-    written = (run / LOG).read_bytes()[since:] if log_size(run) else b""
-    lines = written.decode().splitlines()
-    if not lines:
-        return "it was starting"
-    event = json.loads(lines[-1])
+    told = events(run, since)
+    if not told:
+        return "nothing was logged yet"
+    event = told[-1]
     names = ("phase", "member", "step", "epoch", "role")
     return " ".join(str(event[name]) for name in names if name in event)
 

@@ -21,6 +21,9 @@ Programming mistakes of ours are `assert`s and keep their traceback.
 """
 
 import difflib
+import errno
+import os
+import re
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -44,6 +47,11 @@ __all__ = [
     "name_some",
     "unknown_name",
 ]
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+OS_ERROR = re.compile(r"\(os error (\d+)\)")
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
 
 class FusetuneError(Exception):
@@ -128,6 +136,21 @@ class FileFailed(WorkError):
             "Free space, raise the limit or correct the permissions, and run the same command again: "
             "what was finished stays.",
         )
+
+    @classmethod
+    def found_in(cls, error: BaseException) -> "FileFailed | None":
+        """The same of a full or read-only disk behind an error, whichever library wrote."""
+        cause: BaseException | None = error
+        while cause is not None:
+            number = cause.errno if isinstance(cause, OSError) else None
+            if told := OS_ERROR.search(str(cause)):  # safetensors' own errors
+                number = int(told.group(1))
+            if number in NO_ROOM:
+                return cls.of(OSError(number, os.strerror(number)))
+            if isinstance(cause, OSError) and SHORT_WRITE.fullmatch(str(cause)):  # NumPy's
+                return cls.of(cause)
+            cause = cause.__cause__ or cause.__context__
+        return None
 
 
 class MemberFailed(WorkError):

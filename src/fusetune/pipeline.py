@@ -30,6 +30,7 @@ from fusetune.stages.files import (
 )
 from fusetune.stages.fusion import (
     chosen_fusion,
+    ensemble_inputs,
     ensemble_stage,
     fuse_stage,
     publish_results,
@@ -44,16 +45,20 @@ from fusetune.stages.outcomes import (
     publish_predictions,
     save_thumbnails,
 )
+from fusetune.stages.planning import PlannedStep, planned_steps
 from fusetune.stages.scouting import proposed_entries, scout_stage
 from fusetune.stages.streaming import fuse_streams, publish_streams, streamed_ensemble
 from fusetune.stages.survey import Asked
-from fusetune.store.artifact import Artifact, file_checksum
+from fusetune.stages.time_limit import TimeLimit, fusing_seconds, seconds_of
+from fusetune.stages.tracking import check_tracker, listening, log_scores, tracking
+from fusetune.store.artifact import Artifact, Status, file_checksum
 from fusetune.store.experiment import Experiment
 
-__all__ = ["Run", "Scouted", "fuse_files", "run", "scout_models"]
+__all__ = ["PlannedStep", "Run", "Scouted", "fuse_files", "plan", "run", "scout_models"]
 
 Listener = Callable[[Event], None]
 
+LOG = "log.jsonl"
 ENGINE = "fusetune.finetune.engines.torch"
 
 
@@ -108,6 +113,8 @@ def run(
     out: Path | str | None = None,
     *,
     seed: int | None = None,
+    time_limit: str | float | None = None,
+    track: str | None = None,
     listen: Listener = lambda event: None,
 ) -> Run:
     """Fine-tune the recipe's members, fuse them, judge the fusion, write it all to a folder.
@@ -119,20 +126,65 @@ def run(
         recipe: A YAML file, or a mapping of the same form.
         out: The run folder; default: `runs/<name of the recipe>`.
         seed: Replaces the recipe's.
+        time_limit: Of the whole run: seconds, or text like `30m`. Members get shares of it; those
+            that are stopped keep their best epoch, and those whose turn does not come are
+            `not_run`. The same run without a limit finishes them. None: as long as it takes.
+        track: `tensorboard`, `mlflow` or `wandb`: learning curves and scores go there too; None:
+            nowhere.
         listen: Takes progress events.
 
     Raises:
         UsageError: Something is wrong with recipe, data, weights or folder; nothing was written.
-        NoMembersLeft: Every member failed.
+        NoMembersLeft: Every member failed, or none had the time.
     """
-    stem = "run" if isinstance(recipe, Mapping) else Path(recipe).stem
-    experiment = Experiment(Path("runs") / stem if out is None else Path(out))
+    limit = None if time_limit is None else TimeLimit(seconds_of(time_limit))
+    experiment = _run_folder(recipe, out)
+    if track is not None:
+        check_tracker(track)
     with Local(preload=ENGINE) as runner:
         context = _prepared(load_recipe(recipe, seed=seed), experiment, runner, listen)
+        if limit is not None:
+            limit.keep(fusing_seconds(experiment.folder / LOG))
+            context = replace(context, limit=limit)
         if context.recipe.members:
             check_members(context)
         with experiment:
-            return _flow(_logged(context))
+            if track is None:
+                return _flow(_logged(context))
+            with tracking(track, experiment.folder) as log:
+                context = replace(context, listen=listening(listen, log))
+                run = _flow(_logged(context))
+                log_scores(log, run.results)
+                return run
+
+
+def plan(
+    recipe: Path | str | Mapping[str, Any],
+    out: Path | str | None = None,
+    *,
+    seed: int | None = None,
+) -> list[PlannedStep]:
+    """What `run` with the same arguments would do, step by step, and why; nothing is changed.
+
+    The data are read, as a change in them is a reason; no member is loaded.
+
+    Args:
+        recipe: As for `run`.
+        out: Likewise.
+        seed: Likewise.
+
+    Returns:
+        Steps in the order of the run, those that are done too. Where members are chosen by a
+        scouting that is yet to be done, the list ends with it.
+
+    Raises:
+        UsageError: Something is wrong with recipe or data.
+    """
+    experiment = _run_folder(recipe, out)
+    with Local() as runner:
+        return planned_steps(
+            _prepared(load_recipe(recipe, seed=seed), experiment, runner, lambda event: None)
+        )
 
 
 def scout_models(
@@ -174,6 +226,11 @@ def scout_models(
             proposed = replace(resolved, members=proposed_entries(resolved.scout, table))
             save_recipe(proposed, experiment.folder / "recipe.yaml")
             return Scouted(experiment.folder, table)
+
+
+def _run_folder(recipe: Path | str | Mapping[str, Any], out: Path | str | None) -> Experiment:
+    stem = "run" if isinstance(recipe, Mapping) else Path(recipe).stem
+    return Experiment(Path("runs") / stem if out is None else Path(out))
 
 
 def _prepared(recipe: Recipe, experiment: Experiment, runner: Runner, listen: Listener) -> Context:
@@ -259,7 +316,7 @@ def _fuse_in_memory(
     with experiment:
         fused = fuse_stage(experiment, judge, settings, made_of)
         ensemble = ensemble_of_files(pool, task_of(pool), fused)
-        ensemble_stage(experiment, ensemble, [fused.fingerprint_of("fusion/"), made_of])
+        ensemble_stage(experiment, ensemble, ensemble_inputs(fused, made_of))
         results = publish_files(experiment, judge, fused, pool, task_of(pool))
         if report:
             report_stage(experiment)
@@ -269,8 +326,8 @@ def _fuse_in_memory(
 def _fuse_larger_than_memory(experiment: Experiment, asked: Asked, report: bool) -> Run:
     fused = fuse_streams(experiment, asked)
     with experiment:
-        fingerprint = [fused.fingerprint_of("fusion/"), fused.checksums["about.json"]]
-        ensemble_stage(experiment, streamed_ensemble(fused), fingerprint)
+        inputs = ensemble_inputs(fused, fused.checksums["about.json"])
+        ensemble_stage(experiment, streamed_ensemble(fused), inputs)
         results = publish_streams(experiment, fused, asked)
         if report:
             report_stage(experiment)
@@ -289,8 +346,11 @@ def _flow(context: Context) -> Run:
     finished = [outcome for outcome in outcomes if outcome.predicted is not None]
     if not finished:
         reasons = "; ".join(f"'{outcome.entry.name}': {outcome.error}" for outcome in outcomes)
+        hurried = all(outcome.not_run for outcome in outcomes)
         raise NoMembersLeft(
-            f"every member failed ({reasons})", "at least one to fuse", "Mend one and run again."
+            f"{'no member was run' if hurried else 'every member failed'} ({reasons})",
+            "at least one to fuse",
+            "Give more time." if hurried else "Mend one and run again.",
         )
     publish_predictions(experiment, finished)
     context.listen({"phase": "fuse"})
@@ -298,8 +358,8 @@ def _flow(context: Context) -> Run:
     made_of = {o.entry.name: o.predictions_fingerprint() for o in finished}
     fused = fuse_stage(experiment, judge, recipe.fuse, made_of)
     ensemble = ensemble_of(context, finished, chosen_fusion(fused))
-    ensemble_stage(experiment, ensemble, [fused.fingerprint_of("fusion/"), made_of])
-    save_thumbnails(context, judge)
+    ensemble_stage(experiment, ensemble, ensemble_inputs(fused, made_of))
+    save_thumbnails(context, judge, data)
     about, entries = about_run(context, outcomes), member_entries(outcomes)
     results = publish_results(experiment, judge, fused, about, entries)
     context.listen({"phase": "report"})
@@ -322,7 +382,7 @@ def _with_members(context: Context, data: Artifact) -> Context:
 
 def _logged(context: Context) -> Context:
     """The same context, whose events are also written to log.jsonl; progress ticks are not."""
-    path = context.experiment.folder / "log.jsonl"
+    path = context.experiment.folder / LOG
 
     def listen(event: Event) -> None:
         if "done" not in event:
@@ -330,4 +390,9 @@ def _logged(context: Context) -> Context:
                 log.write(json.dumps({"time": round(time.time(), 3), **event}) + "\n")
         context.listen(event)
 
+    def tell(step: str, status: Status) -> None:
+        if status.why:
+            listen({"phase": "redo", "step": step, "state": status.state, "why": status.why})
+
+    context.experiment.tell = tell
     return replace(context, listen=listen)

@@ -153,9 +153,20 @@ def test_a_changed_member_redoes_that_member_only(
 ) -> None:
     run, recipe = copied(finished_run, tmp_path), tmp_path / "changed.yaml"
     recipe.write_text(SHORT.replace("{train: head, epochs: 2}", "{train: head, epochs: 1}"))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    plan = fusetune("run", recipe, "--out", run, "--dry-run")
+    assert plan.returncode == 0, plan.stderr
+    assert [line for line in plan.stdout.splitlines() if not line.startswith("done ")] == [
+        "redo    finetune-mini-inception  finetune.epochs: 2 → 1",
+        "redo    predict-mini-inception   weights changed",
+        "redo    fuse                     predictions.mini-inception changed",
+        "redo    ensemble                 fusion changed; predictions.mini-inception changed",
+    ]
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     done = fusetune("run", recipe, "--out", run)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("done before") == 4
+    assert "finetune-mini-inception: made again: finetune.epochs: 2 → 1" in done.stderr
     assert "mini-inception: epoch 1/1" in done.stderr
     assert "mini-vgg: epoch" not in done.stderr
 
@@ -168,9 +179,15 @@ def test_a_damaged_artifact_is_redone_with_the_same_bytes(
     expected = prediction.read_bytes()
     artifact = next((run / "steps").glob("predict-mini-vgg-*")) / "test.parquet"
     artifact.write_bytes(expected[:-7] + b"damaged")
+    plan = fusetune("run", short_recipe, "--out", run, "--dry-run", "--json")
+    assert [step for step in json.loads(plan.stdout) if step["state"] != "done"] == [
+        {"step": "predict-mini-vgg", "state": "redo", "why": "test.parquet is damaged"}
+    ]
     done = fusetune("run", short_recipe, "--out", run)
     assert done.returncode == 0, done.stderr
     assert artifact.read_bytes() == prediction.read_bytes() == expected
+    assert "predict-mini-vgg: made again: test.parquet is damaged" in done.stderr
+    assert done.stderr.count("made again") == 1
 
 
 def test_a_member_dropped_from_the_recipe_is_shown_no_more(
@@ -214,7 +231,7 @@ def test_a_second_run_in_the_same_folder_is_told_so_and_stops(
 
 
 CRASHING = """
-import os, signal
+import os, resource, signal
 import torch
 
 class Net(torch.nn.Module):
@@ -231,6 +248,13 @@ class Net(torch.nn.Module):
                 raise ValueError("the inputs are not to my taste")
             if self.way == "memory":
                 raise MemoryError("40 GB are too much")
+            if self.way == "exhaust":  # a limit of the worker's, lifted for the members after it
+                limits = resource.getrlimit(resource.RLIMIT_AS)
+                resource.setrlimit(resource.RLIMIT_AS, (2**33, limits[1]))
+                try:
+                    torch.zeros(2**34)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_AS, limits)
             if self.way == "nan":
                 return self.fc(images.mean(dim=(2, 3))) * float("nan")
         return self.fc(images.mean(dim=(2, 3)))
@@ -254,7 +278,7 @@ def crashing(ways: list[str], *, well: bool) -> str:
 def test_members_that_fail_are_recorded_and_the_others_fused(tmp_path: Path) -> None:
     (tmp_path / "crashing.py").write_text(CRASHING)
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(crashing(["die", "raise", "memory", "nan", "none"], well=True))
+    recipe.write_text(crashing(["die", "raise", "memory", "exhaust", "nan", "none"], well=True))
     done = fusetune("run", recipe, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     found = results(tmp_path / "run")
@@ -264,8 +288,10 @@ def test_members_that_fail_are_recorded_and_the_others_fused(tmp_path: Path) -> 
     assert "MemoryError" in errors["memory-net"]
     assert "no longer finite in epoch 1" in errors["nan-net"]
     assert len(errors) == 4
+    exhausted = next(m for m in found["members"] if m["name"] == "exhaust-net")
+    assert [note for note in exhausted["notes"] if "memory was short" in note]
     fused = {name for f in found["fusions"] for name in f["members"]}
-    assert fused <= {"none-net", "mini-vgg"}
+    assert fused <= {"none-net", "exhaust-net", "mini-vgg"}
     report = (tmp_path / "run" / "report.html").read_text()
     assert "the inputs are not to my taste" in report
 
@@ -366,6 +392,9 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
 def test_wrong_usage_ends_with_two() -> None:
     assert fusetune("run").returncode == 2
     assert fusetune("no-such-command").returncode == 2
+    done = fusetune("run", "recipe.yaml", "--time-limit", "soon")
+    assert done.returncode == 2
+    assert "the time limit is 'soon'; expected a time above 0 like 90s" in done.stderr
     done = fusetune("list", "metods")
     assert done.returncode == 2
     assert "Did you mean 'methods'?" in done.stderr

@@ -50,8 +50,17 @@ def test_candidates_are_scored_and_some_proposed(recipe: Path, tmp_path: Path) -
 
 
 def test_a_run_chooses_its_members_by_scouting(recipe: Path, tmp_path: Path) -> None:
+    before = fusetune("run", recipe, "--out", tmp_path / "run", "--dry-run")
+    assert [line.split()[-1] for line in before.stdout.splitlines()][-2:] == [
+        "view-mini-vgg-2",
+        "scout",
+    ]
+    assert not (tmp_path / "run").exists()
     done = fusetune("run", recipe, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
+    after = fusetune("run", recipe, "--out", tmp_path / "run", "--dry-run")
+    assert {line.split()[0] for line in after.stdout.splitlines()} == {"done"}
+    assert after.stdout.splitlines()[-1].endswith("ensemble")
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     proposed = json.loads((tmp_path / "run" / "scout.json").read_text())["proposed"]
     assert [member["name"] for member in results["members"]] == list(proposed)

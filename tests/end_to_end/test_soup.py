@@ -96,7 +96,8 @@ def test_running_again_changes_no_byte_and_a_changed_soup_redoes_itself_only(
     done = fusetune("run", changed, "--out", run)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("done before") >= 8
-    assert "soup-soup" not in done.stderr
+    assert "soup-soup: done before" not in done.stderr
+    assert "soup-soup: made again: soup.method" in done.stderr
     assert "epoch" not in done.stderr
     assert results(run)["members"][3]["source"] == "soup:uniform_soup"
 

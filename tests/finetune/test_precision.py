@@ -50,7 +50,7 @@ def test_a_resumed_run_keeps_the_precision_that_it_began_with(
     training.prepare(None)
     training.save(tmp_path / "checkpoint.pt")
     training.state = torch_loop.State(precision="fp32")
-    training.restore(tmp_path / "checkpoint.pt")
+    training.restore(tmp_path / "checkpoint.pt", lambda event: None)
     assert training.state.precision == "bf16"
 
 

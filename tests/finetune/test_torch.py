@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fine-tuning loop: it learns, it resumes to the same bits, it says when it diverges."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 import torch
 
 from fusetune.errors import MemberFailed
-from fusetune.finetune.engine import Split
+from fusetune.finetune.engine import Plan, Split
 from fusetune.finetune.engines.torch import Torch
 from fusetune.finetune.objectives.classification import Classification
 from fusetune.finetune.settings import Augmentation, FineTune, Optimizer, Schedule
+from fusetune.finetune.torch_checkpoint import State, read_checkpoint, write_checkpoint
 from fusetune.finetune.torch_inputs import ModelInput
 from fusetune.members.member import Preprocess
 from fusetune.predictions.targets import Targets
@@ -247,3 +249,69 @@ def test_normalizing_and_resizing_follow_the_member() -> None:
     assert torch.allclose(white, torch.tensor(2.0))
     assert model_input(20, 24)(pixels).shape == (2, 3, 20, 20)
     assert model_input(8)(torch.zeros((1, 8, 12, 3), dtype=torch.uint8)).shape == (1, 3, 8, 8)
+
+
+def test_a_damaged_checkpoint_is_told_and_not_read(tmp_path: Path) -> None:
+    """Wherever it is: torch itself reads most changed bytes without a word."""
+    path = tmp_path / "whole.pt"
+    layer, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    write_checkpoint(path, State(precision="fp32", epoch=3), {"layer": layer})
+    content = path.read_bytes()
+    found = read_checkpoint(path, {"layer": other})
+    assert found is not None and found.epoch == 3
+    assert torch.equal(other.weight, layer.weight)
+    for place in range(0, len(content), 7):
+        changed = content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :]
+        path.write_bytes(changed)
+        assert read_checkpoint(path, {"layer": other}) is None
+    for length in (0, 10, len(content) - 1):
+        path.write_bytes(content[:length])
+        assert read_checkpoint(path, {"layer": other}) is None
+
+    whole, _ = finetune(tmp_path / "whole")
+    events: list[Mapping[str, Any]] = []
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "checkpoint.pt").write_bytes(changed)
+    again, _ = finetune(tmp_path / "damaged", report=events.append)
+    assert {"phase": "damaged", "file": "checkpoint.pt"} in events
+    assert weights(again) == weights(whole)
+
+
+@pytest.mark.parametrize("epochs_before", [0, 2])
+def test_a_budget_that_is_over_keeps_the_best_epoch_and_the_way_on(
+    tmp_path: Path, epochs_before: int
+) -> None:
+    whole, history = finetune(tmp_path / "whole")
+    ends_at = time.monotonic() + 1e6
+
+    class Ending:
+        """A budget that is over after some epochs."""
+
+        rows = 1
+
+        @property
+        def ends_at(self) -> float:
+            return ends_at
+
+    def listen(event: Mapping[str, Any]) -> None:
+        nonlocal ends_at
+        if event.get("end_of_epoch") and event["epoch"] == epochs_before:
+            ends_at = 0.0
+
+    ends_at = ends_at if epochs_before else 0.0
+    made = member()
+    plan = Plan(Classification(), SETTINGS, seed=3, budget=Ending())  # type: ignore[arg-type]
+    stopped = Torch().finetune(made, plan, SPLITS, tmp_path / "cut", listen)
+    assert stopped.stopped is not None
+    assert stopped.stopped[0] == epochs_before
+    assert len(stopped.epochs) == max(epochs_before, 1)
+    assert f"stopped fine-tuning in epoch {epochs_before + 1} of 4" in stopped.notes[0]
+    losses = [epoch["validation_loss"] for epoch in stopped.epochs]
+    validation = Torch().outputs(made, SPLITS[1].images, lambda event: None)
+    scores = Classification().scores(validation, SPLITS[1].targets.labels_N)
+    assert scores["loss"] == pytest.approx(min(losses), abs=1e-7)
+    resumed, again = finetune(tmp_path / "cut")
+    assert weights(resumed) == weights(whole)
+    assert again.best_epoch == history.best_epoch
+    assert again.stopped is None
+    assert again.notes == ()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from fusetune.atomic import replacing
-from fusetune.store.artifact import Step, canonical, fingerprint, write_json
+from fusetune.store.artifact import MANIFEST, Status, Step, canonical, fingerprint, write_json
+from fusetune.store.differences import differences
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ def test_a_changed_byte_is_found_and_the_step_is_not_finished(tmp_path: Path) ->
     step = made(tmp_path)
     (step.folder / "weights.txt").write_text("resulT")
     assert step.finished() is None
-    assert step.finished() is None  # the stale manifest is gone as well
 
 
 def test_a_missing_file_is_found(tmp_path: Path) -> None:
@@ -82,6 +82,53 @@ def test_equal_content_has_equal_fingerprints(tmp_path: Path) -> None:
     other = made(tmp_path / "c", content="another").finished()
     assert one is not None and two is not None and other is not None
     assert one.fingerprint_of("") == two.fingerprint_of("") != other.fingerprint_of("")
+
+
+def test_any_changed_byte_of_a_file_or_the_manifest_is_found_and_named(tmp_path: Path) -> None:
+    step = made(tmp_path, {"seed": 0})
+    assert step.status() == Status("done")
+    for name in ("weights.txt", MANIFEST):
+        path = step.folder / name
+        good = path.read_bytes()
+        for place in range(len(good)):
+            path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+            assert step.finished() is None
+            assert step.status().state == "redo"
+            if name != MANIFEST:  # whose list may then name a file that is not there
+                assert step.status().why == "weights.txt is damaged"
+        path.write_bytes(good)
+    assert step.status() == Status("done")
+
+
+def test_a_step_says_what_changed_against_the_nearest_artifact(tmp_path: Path) -> None:
+    assert Step(tmp_path, "fit", {"seed": 0}).status() == Status("todo")
+    made(tmp_path, {"seed": 0, "rows": "0" * 64, "settings": {"epochs": 3, "lr": 0.1}})
+    made(tmp_path, {"seed": 1, "rows": "1" * 64, "settings": {"epochs": 3, "lr": 0.1}})
+    new = Step(tmp_path, "fit", {"seed": 1, "rows": "2" * 64, "settings": {"epochs": 3, "lr": 0.2}})
+    assert new.status() == Status("redo", "rows changed; settings.lr: 0.1 → 0.2")
+    newer = Step(tmp_path, "fit", {"seed": 0}, version=2)
+    assert newer.status() == Status("redo", "another version of fusetune made it (1 → 2)")
+    assert Step(tmp_path, "fit-more", {"seed": 0}).status() == Status("todo")
+    new.work.mkdir(parents=True)
+    (new.work / "checkpoint").write_text("epoch 1")
+    assert new.status() == Status("todo", "goes on from its checkpoint")
+
+
+def test_a_step_that_begins_tells_how_far_it_was(tmp_path: Path) -> None:
+    told: list[tuple[str, Status]] = []
+    made(tmp_path, 1)
+    Step(tmp_path, "fit", 2, tell=lambda *status: told.append(status)).begin()
+    assert told == [("fit", Status("redo", "inputs: 1 → 2"))]
+
+
+def test_differences_are_named_and_checksums_not_shown() -> None:
+    assert differences({"a": 1, "b": [1, 2]}, {"b": [1, 2], "a": 1}) == []
+    assert differences({"a": {"b": 1}}, {"c": {"d": {"e": 1}}}) == ["c is new", "a is gone"]
+    assert differences({"a": [{"x": 1}]}, {"a": [{"x": 2}, {"x": 3}]}) == [
+        "a.0.x: 1 → 2",
+        "a.1 is new",
+    ]
+    assert differences({"file": "ab12" * 16}, {"file": None}) == ["file changed"]
 
 
 def test_canonical_keeps_settings_and_drops_paths() -> None:

@@ -2,6 +2,7 @@
 """The command `fusetune`: its commands, and how errors reach people."""
 
 import os
+import signal
 import sys
 from typing import Annotated, NoReturn
 
@@ -64,8 +65,19 @@ def _fail(error: FusetuneError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
+class Stopped(BaseException):
+    """A signal asks to stop. No `KeyboardInterrupt`, which typer would answer itself."""
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    raise Stopped(number)
+
+
 def main() -> NoReturn:
-    """Run the command line: 0 success, 1 the work failed, 2 wrong usage, 130 interrupted."""
+    """Run the command line and exit by the codes of docs/runs.md."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _stop)
     try:
         app()
     except FusetuneError as error:
@@ -76,7 +88,8 @@ def main() -> NoReturn:
         if os.environ.get("FUSETUNE_DEBUG"):
             raise
         _fail(FileFailed.of(error))
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on where it was.", file=sys.stderr)
-        sys.exit(130)
+    except Stopped as stopped:
+        word = "Interrupted" if stopped.args[0] == signal.SIGINT else "Terminated"
+        print(f"{word}. The same command goes on where it was.", file=sys.stderr)
+        sys.exit(128 + stopped.args[0])
     sys.exit(0)

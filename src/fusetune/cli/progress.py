@@ -15,6 +15,7 @@ __all__ = ["showing"]
 
 PHASES = {
     "data": "Reading and checking the data",
+    "store": "Storing the rows",
     "check": "Loading every member once",
     "view": "Looking at the candidates",
     "scout": "Scoring the candidates",
@@ -61,6 +62,15 @@ class Screen:
             self._update(member, 1.0, "done")
         elif phase == "failed":
             self._console.print(f"{member} failed: {event['error']}", style="bold red")
+        elif phase == "damaged":
+            self._console.print(f"{member}: {event['file']} is damaged: from the beginning")
+        elif phase == "not_run":
+            self._console.print(f"{member} was not run: {event['error']}", style="bold red")
+        elif phase == "stopped":
+            self._console.print(f"{member}: stopped by the time limit in epoch {event['epoch']}")
+        elif phase == "redo":
+            doing = {"redo": "made again", "todo": "not finished"}[event["state"]]
+            self._console.print(f"{event['step']}: {doing}: {event['why']}", style="dim")
         elif phase == "skipped":
             self._console.print(f"{event['step']}: done before", style="dim")
 

@@ -2,19 +2,21 @@
 """The results as they stand on stdout at the end of a command."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fusetune.evaluate.words import describe_metric, format_score
 
-__all__ = ["print_results"]
+__all__ = ["print_plan", "print_results"]
 
 ROWS = {
     "test": "on test rows",
     "cross_fitted": "on all rows, cross-fitted",
     "in_sample": "on all rows, in-sample",
 }
+STATES = {"done": "done", "todo": "to do", "redo": "redo"}
 BEST = {True: "best on the holdout", False: "best member"}
 
 
@@ -44,6 +46,16 @@ def print_results(results: Mapping[str, Any], folder: Path, as_json: bool) -> No
     report = folder / "report.html"
     if report.exists():
         print(f"\nReport: {report}")
+
+
+def print_plan(plan: Sequence[Any], as_json: bool) -> None:
+    """A line per `PlannedStep`: its state, its name, and why."""
+    if as_json:
+        print(json.dumps([asdict(step) for step in plan], indent=2, ensure_ascii=False))
+        return
+    width = max(len(step.step) for step in plan)
+    for step in plan:
+        print(f"{STATES[step.state]:<6}  {step.step:<{width}}  {step.why}".rstrip())
 
 
 def _title(metric: str) -> str:

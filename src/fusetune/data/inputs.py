@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 
+from fusetune.errors import DataError
 from fusetune.predictions.kinds import Array
 
 if TYPE_CHECKING:
@@ -179,15 +180,38 @@ class FileImages(Encoded):
         return type(self)(tuple(self.paths[row] for row in np.arange(len(self))[rows]))
 
     def save(self, folder: Path) -> None:
-        """Write `data.npy` and `offsets.npy`, one image in memory at a time."""
-        offsets = _offsets(path.stat().st_size for path in self.paths)
-        data = np.lib.format.open_memmap(
-            folder / "data.npy", mode="w+", dtype=np.uint8, shape=(int(offsets[-1]),)
-        )
-        for row in range(len(self)):
-            data[offsets[row] : offsets[row + 1]] = np.frombuffer(self.encoded(row), np.uint8)
-        data.flush()
+        """Write `data.npy` and `offsets.npy`, one image in memory at a time.
+
+        Raises:
+            DataError: A file has gone or changed since it was listed.
+        """
+        offsets = _offsets(self._size(row) for row in range(len(self)))
+        shape = (int(offsets[-1]),)
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        with (folder / "data.npy").open("wb") as file:  # on a full disk a memory map would crash
+            np.lib.format.write_array_header_1_0(file, header)
+            for row in range(len(self)):
+                self._size(row, int(offsets[row + 1] - offsets[row]))
+                file.write(self.encoded(row))
         np.save(folder / "offsets.npy", offsets)
+
+    def _size(self, row: int, expected: int | None = None) -> int:
+        """Bytes of one file, which have to be as many as before."""
+        try:
+            size = self.paths[row].stat().st_size
+        except OSError as error:
+            raise _moved(self.paths[row], str(error.strerror)) from error
+        if expected is not None and size != expected:
+            raise _moved(self.paths[row], "its size changed")
+        return size
+
+
+def _moved(path: Path, reason: str) -> DataError:
+    return DataError(
+        f"the image '{path}' cannot be read any more ({reason})",
+        "files that stay as they are until fusetune has stored them",
+        "Put it back, or run again without it.",
+    )
 
 
 def load_images(folder: Path) -> Images:

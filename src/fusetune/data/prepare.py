@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,12 @@ class Prepared:
         """SHA-256 of ids, truth, classes, roles and images, as 64 hexadecimal digits.
 
         The same content at another path has the same fingerprint; one other pixel has another.
+        Computed once: `store_data` finds files that change later.
         """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         classes, array = _arrays(self.truth)
         names = [self.ids.tolist(), self.roles_N.tolist(), list(classes)]

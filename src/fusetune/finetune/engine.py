@@ -17,7 +17,7 @@ from fusetune.plugins import plugin_name
 from fusetune.predictions.kinds import Array, Ids
 from fusetune.predictions.targets import GroundTruth
 
-__all__ = ["Engine", "History", "Plan", "Report", "Split"]
+__all__ = ["Budget", "Engine", "History", "Plan", "Report", "Split"]
 
 Report = Callable[[Mapping[str, Any]], None]
 """Takes progress events: plain values under string keys."""
@@ -37,6 +37,19 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """The time that a member has for fine-tuning and for predicting afterwards.
+
+    Args:
+        ends_at: When both have to be done, by `time.monotonic()`, which processes share.
+        rows: Number of rows to predict afterwards.
+    """
+
+    ends_at: float
+    rows: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a member is fine-tuned for, how, and with which random draws.
 
@@ -46,12 +59,14 @@ class Plan:
         seed: Of row order, augmentation and dropout, and of what is new before fine-tuning.
         start_seed: Of what is new before fine-tuning (a head, `weights: none`), where members of
             a soup share it; None: `seed`.
+        budget: When to stop before the last epoch, keeping the best one; None: never.
     """
 
     objective: Objective[Any]
     settings: FineTune
     seed: int
     start_seed: int | None = None
+    budget: Budget | None = None
 
     @property
     def seed_of_start(self) -> int:
@@ -70,6 +85,7 @@ class History:
         seconds: Time spent, attempts that were killed included up to their last checkpoint.
         precision: `fp32` or `bf16`: what the settings' `auto` meant.
         notes: What the user may want to know of how it went.
+        stopped: Epochs and steps of the next one after which the budget ended it; None: it was not.
     """
 
     epochs: tuple[Mapping[str, float], ...]
@@ -77,6 +93,7 @@ class History:
     seconds: float
     precision: str = "fp32"
     notes: tuple[str, ...] = ()
+    stopped: tuple[int, int] | None = None
 
 
 class Engine(abc.ABC):

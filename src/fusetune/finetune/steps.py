@@ -66,13 +66,17 @@ def check_member(
 
 def finetune_member(
     folder: Path, source: Source, data: Path, plan: Plan | None, report: Report
-) -> None:
+) -> tuple[int, int] | None:
     """Fine-tune on train rows and choose the epoch on validation rows; without a plan, neither.
 
     Writes:
         `weights.safetensors`; `member.json` with the preprocessing, the head, notes and, of a
         member of a soup, a checksum of the weights it started from; and, if it was fine-tuned,
         `history.json` with the learning curve, the best epoch and the seconds.
+
+    Returns:
+        Epochs and steps of the next one after which the plan's budget stopped it, None if it did
+        not.
     """
     prepared = load_prepared(data)
     member = source.load(prepared.classes, seed=0 if plan is None else plan.seed_of_start)
@@ -80,6 +84,7 @@ def finetune_member(
     start = {}
     if plan is not None and plan.start_seed is not None:
         start["start"] = state_checksum(engine.state(member))
+    stopped = None
     if plan is not None:
         train, validation = (
             Split(prepared.images.take(prepared.rows(role)), prepared.targets(role))
@@ -87,9 +92,11 @@ def finetune_member(
         )
         history = engine.finetune(member, plan, (train, validation), folder / "work", report)
         write_json(folder / "history.json", asdict(history))
+        stopped = history.stopped
     engine.save(member, folder / "weights.safetensors")
     about = {name: getattr(member, name) for name in ("head", "head_kept", "notes")}
     write_json(folder / "member.json", {**about, "preprocess": asdict(member.preprocess), **start})
+    return stopped
 
 
 def predict_member(

@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a killed run finds again: one file, written atomically, read without unpickling code."""
+"""What a killed run finds again: one file, written atomically, read without unpickling code.
 
+It ends with a checksum: `torch.load` itself takes a changed byte for a weight.
+"""
+
+import hashlib
+import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +18,8 @@ from torch import Tensor
 from fusetune.atomic import replacing
 
 __all__ = ["State", "Stateful", "read_checkpoint", "write_checkpoint"]
+
+DIGEST_BYTES = 32  # SHA-256, at the end, where readers of zip files pass over it
 
 
 @dataclass
@@ -49,13 +56,27 @@ def write_checkpoint(path: Path, state: State, parts: Mapping[str, Stateful]) ->
         "state": vars(state),
         **{name: part.state_dict() for name, part in parts.items()},
     }
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    with replacing(path) as temporary, temporary.open("w+b") as file:
+        torch.save(content, file)  # to a file of ours: its errors say what the system said
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").digest()
+        file.seek(0, io.SEEK_END)
+        file.write(digest)
 
 
-def read_checkpoint(path: Path, parts: Mapping[str, Stateful]) -> State:
-    """Give every part its state back, and return the whole's."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
+def read_checkpoint(path: Path, parts: Mapping[str, Stateful]) -> State | None:
+    """Give every part its state back, and return the whole's; None if a byte is not as written."""
+    with path.open("rb") as file:
+        end = file.seek(0, io.SEEK_END) - DIGEST_BYTES
+        file.seek(0)
+        digest, left = hashlib.sha256(), end
+        while left > 0 and (block := file.read(min(left, 1 << 20))):
+            digest.update(block)
+            left -= len(block)
+        if file.read() != digest.digest():
+            return None
+        file.seek(0)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     for name, part in parts.items():
         part.load_state_dict(content[name])
     return State(**content["state"])

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fusetune.errors import MemberFailed
 from fusetune.finetune.batches import PixelStore, epoch_order, in_batches
 from fusetune.finetune.engine import History, Plan, Report, Split
 from fusetune.finetune.randomness import Keys, mixed_seed, row_keys
+from fusetune.finetune.stopping import Stopwatch, diverged
 from fusetune.finetune.torch_augment import augmented, epoch_draws, mixed, partners
 from fusetune.finetune.torch_averages import Averages
 from fusetune.finetune.torch_checkpoint import State, Stateful, read_checkpoint, write_checkpoint
@@ -60,6 +60,7 @@ class Training:
     ) -> None:
         self.member, self.objective, self.device = member, plan.objective, device
         self.settings, self.seed = plan.settings, plan.seed
+        self.stopwatch = Stopwatch(plan.budget, len(splits[1].ids))
         self.keys: Keys = row_keys(splits[0].ids)
         self.train, self.validation = (
             Feed(PixelStore(split.images, member.preprocess), device) for split in splits
@@ -83,7 +84,7 @@ class Training:
     def run(self, work: Path, report: Report) -> History:
         """Train to the end; the member keeps the best epoch's weights."""
         checkpoint = work / "checkpoint.pt"
-        self.restore(checkpoint)
+        self.restore(checkpoint, report)
         cuda = self.device.type == "cuda"
         stream = torch.cuda.Stream(self.device) if cuda else None
         with (
@@ -95,13 +96,24 @@ class Training:
             self.prepare(stream)
             while self.state.epoch < self.settings.epochs and not self.out_of_patience():
                 self.train_epoch(checkpoint, report)
-                self.end_epoch(report)
-                self.save_if_due(checkpoint)
+                if self.stopwatch.stopped is None:
+                    self.end_epoch(report)
+                    self.save_if_due(checkpoint)
+                    continue
+                self.save(checkpoint)  # as it is: a run that has the time goes on from here
+                if not self.state.best_weights:
+                    self.end_epoch(report)
+                break
         self.model.to(memory_format=torch.contiguous_format)
         self.member.model.load_state_dict(self.state.best_weights)
         state = self.state
         return History(
-            tuple(state.epochs), state.best_epoch, state.seconds, state.precision, self.notes()
+            tuple(state.epochs),
+            state.best_epoch,
+            state.seconds,
+            state.precision,
+            (*self.notes(), *self.stopwatch.notes(self.settings.epochs, state.best_epoch)),
+            self.stopwatch.stopped,
         )
 
     def notes(self) -> tuple[str, ...]:
@@ -153,6 +165,8 @@ class Training:
                 if save_due:
                     self.save(checkpoint)
                 last_report = time.perf_counter()
+                if self.stopwatch.is_over(state.epoch, state.step, state.rows, state.epoch_seconds):
+                    return
 
     def steps(self, batches: list[Array]) -> Iterator[int]:
         """Do one step of the optimizer after the other, and say which was done."""
@@ -260,7 +274,8 @@ class Training:
     def judge(self) -> dict[str, float]:
         """Score the validation rows, and keep the weights if they are the best."""
         state = self.state
-        outputs = model_outputs(self.model, self.validation, self.model_input, state.precision)
+        with self.stopwatch.validating():
+            outputs = model_outputs(self.model, self.validation, self.model_input, state.precision)
         figures = self.objective.scores(outputs, self.validation_targets)
         state.epoch += 1
         state.seconds += state.epoch_seconds
@@ -327,10 +342,15 @@ class Training:
         self.last_save = time.perf_counter()
         self.save_seconds = self.last_save - before
 
-    def restore(self, path: Path) -> None:
-        """Go on from a checkpoint, if there is one."""
-        if path.exists():
-            self.state = read_checkpoint(path, self.stateful())
+    def restore(self, path: Path, report: Report) -> None:
+        """Go on from a checkpoint, if there is one and it is whole."""
+        if not path.exists():
+            return
+        state = read_checkpoint(path, self.stateful())
+        if state is None:
+            report({"phase": "damaged", "file": path.name})
+        else:
+            self.state = state
 
     def stateful(self) -> dict[str, Stateful]:
         """What a checkpoint holds beside the state, by name."""
@@ -339,12 +359,3 @@ class Training:
             "optimizer": self.optimizer,
             "averages": self.averages,
         }
-
-
-def diverged(which: str, epoch: int) -> MemberFailed:
-    """The error for a loss that is no longer finite."""
-    return MemberFailed(
-        f"its {which} loss is no longer finite in epoch {epoch}",
-        "a loss that falls",
-        "Lower finetune.optimizer.lr, or set finetune.clip_norm.",
-    )

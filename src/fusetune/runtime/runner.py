@@ -46,6 +46,7 @@ class Runner(abc.ABC):
 
         Raises:
             FusetuneError: What the function raised for people, unchanged.
+            FileFailed: The disk is full, or cannot be written.
             MemberFailed: Any other error of the function, or the death of its process.
         """
 

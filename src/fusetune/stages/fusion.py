@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusetune import __version__
@@ -28,10 +28,26 @@ from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Target
 from fusetune.recipe import Fuse
 from fusetune.report.contents import gather
 from fusetune.report.html import render
-from fusetune.store.artifact import JSON, Artifact, canonical, fingerprint, write_json, write_text
+from fusetune.store.artifact import (
+    JSON,
+    Artifact,
+    Step,
+    canonical,
+    fingerprint,
+    write_json,
+    write_text,
+)
 from fusetune.store.experiment import Experiment
 
-__all__ = ["ensemble_stage", "environment", "fuse_stage", "publish_results", "report_stage"]
+__all__ = [
+    "ensemble_inputs",
+    "ensemble_stage",
+    "environment",
+    "fuse_stage",
+    "fuse_step",
+    "publish_results",
+    "report_stage",
+]
 
 RESULTS_VERSION = 1
 
@@ -54,17 +70,7 @@ def fuse_stage(
         `judged.json` (see `Judge.results`), `fusion/` (the chosen one), and its predictions as
         `predictions/<role>.parquet`: on test, and cross-fitted on the holdout.
     """
-    inputs = {
-        "predictions": predictions,
-        "targets": {role: _identity(targets) for role, targets in judge.targets.items()},
-        "methods": canonical(_methods(judge, settings)),
-        "choose": settings.choose,
-        "calibrate": canonical(settings.calibrate),
-        "metrics": canonical([judge.metric, *judge.metrics]),
-        "seed": judge.seed,
-        "judged": judge.judged,
-    }
-    step = experiment.step("fuse", inputs, version=4)
+    step = fuse_step(experiment, judge, settings, predictions, judge.stacks["holdout"].members)
     if artifact := step.finished():
         return artifact
     folder = step.begin()
@@ -80,6 +86,27 @@ def fuse_stage(
     return step.finish()
 
 
+def fuse_step(
+    experiment: Experiment,
+    judge: Judge,
+    settings: Fuse,
+    predictions: JSON,
+    members: Sequence[str],
+) -> Step:
+    """The step that `fuse_stage` takes; of the judge's rows it needs the targets only."""
+    inputs = {
+        "predictions": predictions,
+        "targets": {role: _identity(targets) for role, targets in judge.targets.items()},
+        "methods": canonical(_methods(members, settings)),
+        "choose": settings.choose,
+        "calibrate": canonical(settings.calibrate),
+        "metrics": canonical([judge.metric, *judge.metrics]),
+        "seed": judge.seed,
+        "judged": judge.judged,
+    }
+    return experiment.step("fuse", inputs, version=4)
+
+
 def _candidates(judge: Judge, settings: Fuse) -> Candidates:
     """Fit every fusion on the holdout and choose; cross-fitted predictions in the stack's order."""
     holdout, targets = judge.stacks["holdout"], judge.targets["holdout"]
@@ -88,7 +115,7 @@ def _candidates(judge: Judge, settings: Fuse) -> Candidates:
         holdout,
         targets,
         judge.metric,
-        _methods(judge, settings),
+        _methods(holdout.members, settings),
         choose=settings.choose,
         calibrator=settings.calibrate,
         seed=judge.seed,
@@ -110,9 +137,8 @@ def _candidates(judge: Judge, settings: Fuse) -> Candidates:
     )
 
 
-def _methods(judge: Judge, settings: Fuse) -> dict[str, FusionMethod[Any]]:
+def _methods(members: Sequence[str], settings: Fuse) -> dict[str, FusionMethod[Any]]:
     """The methods, on calibrated members where the settings say so."""
-    members = judge.stacks["holdout"].members
     common = (
         {}
         if settings.calibrate_members is None
@@ -160,6 +186,11 @@ def publish_results(
     experiment.publish(fused.folder / "predictions", "predictions/ensemble")
     write_json(experiment.folder / "results.json", results)
     return results
+
+
+def ensemble_inputs(fused: Artifact, predictions: JSON) -> JSON:
+    """What an ensemble depends on: the chosen fusion, and what its members predict."""
+    return {"fusion": fused.fingerprint_of("fusion/"), "predictions": predictions}
 
 
 def ensemble_stage(experiment: Experiment, ensemble: Ensemble, inputs: JSON) -> None:

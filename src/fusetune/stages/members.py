@@ -6,24 +6,29 @@ Each turns named inputs into one artifact, and is skipped where that artifact is
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
-from fusetune.data.prepare import Prepared
+from fusetune.data.prepare import Prepared, load_prepared
 from fusetune.entries import MemberEntry
-from fusetune.errors import FusetuneError, MemberFailed, name_some
+from fusetune.errors import DataError, FileFailed, FusetuneError, MemberFailed, name_some
 from fusetune.evaluate.cost import Cost
 from fusetune.finetune.engine import Plan
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.randomness import mixed_seed
 from fusetune.finetune.soup_steps import SoupPlan
+from fusetune.finetune.steps import JUDGED_ROLES
 from fusetune.plugins import find
 from fusetune.recipe import Recipe
 from fusetune.runtime.runner import Call, Event, Runner
+from fusetune.stages.time_limit import TimeLimit
 from fusetune.store.artifact import JSON, Artifact, Step, canonical, file_checksum
 from fusetune.store.experiment import Experiment
 
 __all__ = ["Context", "Outcome", "check_members", "member_stage", "store_data"]
+
+NO_TIME = "the time limit left no time for it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +41,7 @@ class Context:
         experiment: The run folder.
         runner: Where members' steps run.
         listen: Takes progress events.
+        limit: The time that the run has; None: as much as it takes.
     """
 
     recipe: Recipe
@@ -43,6 +49,7 @@ class Context:
     experiment: Experiment
     runner: Runner
     listen: Callable[[Event], None]
+    limit: TimeLimit | None = None
 
     def step(self, name: str, inputs: JSON, version: int = 1) -> Step:
         """A step of this run."""
@@ -71,14 +78,19 @@ class Context:
         shared = {"start": "shared"} if entry.in_soup else {}
         return self.step(f"finetune-{entry.name}", {**inputs, **shared})
 
-    def soup_step(self, entry: MemberEntry, members: Sequence[Artifact]) -> Step:
-        """The step that averages members' weights; the holdout chooses what is to be chosen."""
+    def soup_step(self, entry: MemberEntry, members: Sequence[Mapping[str, str]]) -> Step:
+        """The step that averages members' weights; the holdout chooses what is to be chosen.
+
+        Args:
+            entry: The soup.
+            members: Checksums of each member's files; none of files that are yet to be made.
+        """
         assert entry.soup is not None
         inputs = {
             "rows": self.prepared.fingerprint(),
             "soup": canonical(entry.soup),
-            "weights": [made.checksums["weights.safetensors"] for made in members],
-            "members": [made.checksums["member.json"] for made in members],
+            "weights": [made.get("weights.safetensors") for made in members],
+            "members": [made.get("member.json") for made in members],
             "metric": canonical(self.recipe.metric),
             "objective": self.recipe.task.objective,
         }
@@ -89,10 +101,10 @@ class Context:
         """The seed of what is new in every member of a soup."""
         return mixed_seed(self.recipe.seed, "start")
 
-    def predict_step(self, entry: MemberEntry, finetuned: Artifact) -> Step:
-        """The step that predicts all judged rows with a member."""
+    def predict_step(self, entry: MemberEntry, weights: str) -> Step:
+        """The step that predicts all judged rows with a member, given its weights' checksum."""
         inputs = {
-            "weights": finetuned.checksums["weights.safetensors"],
+            "weights": weights,
             "rows": self.prepared.fingerprint(),
         }
         return self.step(f"predict-{entry.name}", inputs)
@@ -100,12 +112,21 @@ class Context:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of one member: its artifacts, or why it failed. A soup's is its fine-tuning."""
+    """What became of one member: its artifacts, or why it failed or was not run.
+
+    A soup's step is its fine-tuning.
+    """
 
     entry: MemberEntry
     finetuned: Artifact | None = None
     predicted: Artifact | None = None
     error: str | None = None
+    not_run: bool = False
+
+    @property
+    def status(self) -> str:
+        """`ok`, `failed` or `not_run`, as in results.json."""
+        return "not_run" if self.not_run else "ok" if self.error is None else "failed"
 
     def content(self, name: str) -> dict[str, Any]:
         """The content of one of its JSON files, empty if it did not come to that."""
@@ -148,15 +169,30 @@ def check_members(context: Context) -> None:
             "objective": context.objective(),
             "finetuned": entry.finetune is not None,
         }
-        context.runner.call(Call("fusetune.finetune.steps:check_member", arguments), context.listen)
+        waits = context.limit is not None and entry.finetune is not None
+        with context.limit.loading(entry.name) if context.limit and waits else nullcontext():
+            call = Call("fusetune.finetune.steps:check_member", arguments)
+            context.runner.call(call, context.listen)
 
 
 def store_data(context: Context) -> Artifact:
-    """Store the rows where the members' processes read them."""
+    """Store the rows where the members' processes read them; then nobody needs the user's files.
+
+    Raises:
+        DataError: A file went or changed meanwhile.
+    """
     step = context.data_step()
     if artifact := step.finished():
         return artifact
-    context.prepared.save(step.begin())
+    context.listen({"phase": "store"})
+    folder = step.begin()
+    context.prepared.save(folder)
+    if load_prepared(folder).fingerprint() != context.prepared.fingerprint():
+        raise DataError(
+            "the images changed while they were stored",
+            "files that stay as they are until then",
+            "Run again when nothing writes to them.",
+        )
     return step.finish()
 
 
@@ -181,20 +217,32 @@ def member_stage(
         if artifact := step.finished():
             listen({"phase": "skipped", "step": step.name})
             return artifact
+        listen({"phase": "begun", "step": step.name})
         common = {"folder": step.begin(), "source": entry.source, "data": data.folder}
         call = Call(f"fusetune.finetune.{function}", {**common, **arguments})
-        context.runner.call(call, listen)
+        stopped = context.runner.call(call, listen)
+        if stopped is not None:
+            listen({"phase": "stopped", "epoch": stopped[0] + 1, "step": stopped[1]})
+            return step.set_aside({"stopped": list(stopped)})
         return step.finish()
 
     finetuned: Artifact | None = None
     try:
         objective = context.objective()
         step, function, plan = _weights_step(context, entry, objective, before)
+        if context.limit is not None and isinstance(plan, Plan | None) and not step.finished():
+            rows = sum(len(context.prepared.rows(role)) for role in JUDGED_ROLES)
+            if not (budget := context.limit.budget(entry.name, rows)):
+                listen({"phase": "not_run", "error": NO_TIME})
+                return Outcome(entry, error=NO_TIME, not_run=True)
+            plan = None if plan is None else replace(plan, budget=budget)
         finetuned = made(step, function, {"plan": plan})
-        step = context.predict_step(entry, finetuned)
+        step = context.predict_step(entry, finetuned.checksums["weights.safetensors"])
         weights = finetuned.path("weights.safetensors")
         arguments = {"weights": weights, "objective": objective}
         predicted = made(step, "steps:predict_member", arguments)
+    except FileFailed:
+        raise  # no other member would have room
     except FusetuneError as error:
         listen({"phase": "failed", "error": str(error)})
         return Outcome(entry, finetuned=finetuned, error=str(error))
@@ -235,4 +283,5 @@ def _weights_step(
         objective=objective,
         metric=context.recipe.metric,
     )
-    return context.soup_step(entry, made), "soup_steps:soup_members", souped
+    step = context.soup_step(entry, [artifact.checksums for artifact in made])
+    return step, "soup_steps:soup_members", souped

@@ -2,12 +2,14 @@
 """From members' artifacts to what is judged, shown and taken home."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fusetune.atomic import replacing
 from fusetune.data.inputs import Images, PixelImages
+from fusetune.data.prepare import load_prepared
 from fusetune.ensemble import Ensemble, SavedMember, saved_source
 from fusetune.evaluate.judge import Judge
 from fusetune.finetune.steps import JUDGED_ROLES
@@ -21,6 +23,7 @@ from fusetune.predictions.targets import Targets
 from fusetune.report.contents import THUMBNAILS
 from fusetune.report.rows import disputed
 from fusetune.stages.members import Context, Outcome
+from fusetune.store.artifact import Artifact
 from fusetune.store.experiment import Experiment
 from fusetune.values import plain
 
@@ -28,6 +31,7 @@ __all__ = [
     "about_run",
     "ensemble_of",
     "judge_of",
+    "judge_without_members",
     "member_entries",
     "publish_predictions",
     "save_thumbnails",
@@ -39,8 +43,7 @@ THUMBNAIL_PIXELS = 96
 
 def judge_of(context: Context, finished: Sequence[Outcome]) -> Judge:
     """The judged rows with the predictions of the members that finished."""
-    prepared, recipe = context.prepared, context.recipe
-    kind = recipe.task.kind
+    prepared, kind = context.prepared, context.recipe.task.kind
     assert issubclass(kind, Columnar)
     stacks = {}
     for role in JUDGED_ROLES:
@@ -52,13 +55,20 @@ def judge_of(context: Context, finished: Sequence[Outcome]) -> Judge:
         stacks[role] = Stack.align(
             predictions, ids=prepared.targets(role).ids, classes=prepared.classes
         )
+    costs = {o.entry.name: o.cost for o in finished}
+    return replace(judge_without_members(context), stacks=stacks, costs=costs)
+
+
+def judge_without_members(context: Context) -> Judge:
+    """The judged rows, and by what predictions of them will be judged."""
+    prepared, recipe = context.prepared, context.recipe
     names = dict.fromkeys((recipe.metric.name, *recipe.task.metrics))
     return Judge(
         metric=recipe.metric,
         metrics=[recipe.metric if n == recipe.metric.name else find(Metric, n)() for n in names],
-        stacks=stacks,
+        stacks={},
         targets={role: prepared.targets(role) for role in JUDGED_ROLES},
-        costs={o.entry.name: o.cost for o in finished},
+        costs={},
         rule=recipe.verdict,
         seed=recipe.seed,
     )
@@ -97,20 +107,21 @@ def member_entries(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Entries of results.json for all members, without their scores."""
     entries = []
     for outcome in outcomes:
-        cost, about = outcome.cost, outcome.content("member.json")
+        cost, history = outcome.cost, outcome.content("history.json")
         soup, source = outcome.entry.soup, outcome.entry.source
         of = f"soup:{soup.method.name}" if soup else f"{source.name}:{source.model}"
         souped = {name: v for name, v in outcome.content("soup.json").items() if name != "seconds"}
+        notes = [*outcome.content("member.json").get("notes", []), *history.get("notes", [])]
         entries.append(
             {
                 "name": outcome.entry.name,
                 "source": of,
-                "status": "ok" if outcome.error is None else "failed",
+                "status": outcome.status,
                 "error": outcome.error,
                 "seconds": {"finetune": cost.fit_s, "predict_per_row": cost.predict_s_per_row},
                 "parameters": cost.parameters,
-                "best_epoch": outcome.content("history.json").get("best_epoch"),
-                "notes": about.get("notes", []),
+                "best_epoch": history.get("best_epoch"),
+                "notes": notes,
                 **({"soup": souped} if souped else {}),
             }
         )
@@ -133,14 +144,17 @@ def about_run(context: Context, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def save_thumbnails(context: Context, judge: Judge) -> None:
-    """Small pictures of the test rows on which the members disagree most, for the report."""
+def save_thumbnails(context: Context, judge: Judge, data: Artifact) -> None:
+    """Small pictures of the test rows on which the members disagree most, for the report.
+
+    From the stored rows: the user's own files may have gone since.
+    """
     stack, targets = judge.stacks["test"], judge.targets["test"]
     if not isinstance(targets, Targets):
         return  # numbers and label sets have no such rows in the report
     members = dict(zip(stack.members, stack.parts, strict=True))
     ids = disputed(members, targets, most=DISPUTED_ROWS)
-    prepared = context.prepared
+    prepared = load_prepared(data.folder)
     row_of = {name: row for row, name in enumerate(prepared.ids.tolist())}
     rows = np.array([row_of[str(name)] for name in ids], dtype=int)
     with replacing(context.experiment.folder / THUMBNAILS) as temporary:

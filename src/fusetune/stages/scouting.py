@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fusetune.entries import MemberEntry
-from fusetune.errors import FusetuneError, NoMembersLeft
+from fusetune.errors import FileFailed, FusetuneError, NoMembersLeft
 from fusetune.plugins import discover
 from fusetune.predictions.folds import hashes
 from fusetune.predictions.kinds import Array, Probabilities
@@ -25,9 +25,17 @@ from fusetune.scout.probe import probe_probs
 from fusetune.scout.score import TransferScore, View
 from fusetune.scout.subset import propose
 from fusetune.stages.members import Context
-from fusetune.store.artifact import Artifact, canonical, file_checksum, write_json
+from fusetune.store.artifact import Artifact, Step, canonical, file_checksum, write_json
 
-__all__ = ["ROLES", "proposed_entries", "scout_stage"]
+__all__ = [
+    "ROLES",
+    "Looked",
+    "looked_at",
+    "proposed_entries",
+    "score_step",
+    "scout_stage",
+    "view_step",
+]
 
 ROLES = ("train", "holdout")
 """Probes are fitted on train rows; holdout rows say which of them fuse best."""
@@ -69,7 +77,7 @@ def scout_stage(context: Context, scout: Scout, data: Artifact) -> Mapping[str, 
     Raises:
         NoMembersLeft: Every candidate failed.
     """
-    rows = {role: _rows(context, role, scout.settings.rows) for role in ROLES}
+    rows = looked_at(context, scout)
     looked = [_look(context, entry, data, rows) for entry in scout.candidates]
     finished = [one for one in looked if one.artifact is not None]
     if not finished:
@@ -77,15 +85,7 @@ def scout_stage(context: Context, scout: Scout, data: Artifact) -> Mapping[str, 
         raise NoMembersLeft(
             f"every candidate failed ({reasons})", "at least one to propose", "Mend one, run again."
         )
-    inputs = {
-        "views": {
-            o.entry.name: o.artifact.fingerprint_of("", ".npy") for o in finished if o.artifact
-        },
-        "settings": canonical(scout.settings),
-        "metric": canonical(context.recipe.metric),
-        "failed": [one.entry.name for one in looked if one.error],
-    }
-    step = context.step("scout", inputs)
+    step = score_step(context, scout, looked)
     artifact = step.finished()
     if artifact is None:
         context.listen({"phase": "scout"})
@@ -94,6 +94,36 @@ def scout_stage(context: Context, scout: Scout, data: Artifact) -> Mapping[str, 
         artifact = step.finish()
     context.experiment.publish(artifact.path("scout.json"), "scout.json")
     return dict(json.loads(artifact.path("scout.json").read_text(encoding="utf-8")))
+
+
+def looked_at(context: Context, scout: Scout) -> dict[str, Array]:
+    """Role → positions of the rows that are looked at."""
+    return {role: _rows(context, role, scout.settings.rows) for role in ROLES}
+
+
+def score_step(context: Context, scout: Scout, looked: Sequence[Looked]) -> Step:
+    """The step that scores the views and proposes some."""
+    inputs = {
+        "views": {
+            o.entry.name: o.artifact.fingerprint_of("", ".npy") for o in looked if o.artifact
+        },
+        "settings": canonical(scout.settings),
+        "metric": canonical(context.recipe.metric),
+        "failed": [one.entry.name for one in looked if one.error],
+    }
+    return context.step("scout", inputs)
+
+
+def view_step(context: Context, entry: MemberEntry, rows: Mapping[str, Array]) -> Step:
+    """The step that looks at a candidate."""
+    inputs = {
+        "rows": context.prepared.fingerprint(),
+        "looked_at": {role: len(positions) for role, positions in rows.items()},
+        "seed": context.recipe.seed,
+        "source": canonical(entry.source),
+        "files": [file_checksum(p) if p.is_file() else None for p in entry.source.files()],
+    }
+    return context.step(f"view-{entry.name}", inputs)
 
 
 def proposed_entries(scout: Scout, scouted: Mapping[str, Any]) -> tuple[MemberEntry, ...]:
@@ -114,14 +144,7 @@ def _rows(context: Context, role: str, most: int) -> Array:
 def _look(
     context: Context, entry: MemberEntry, data: Artifact, rows: Mapping[str, Array]
 ) -> Looked:
-    inputs = {
-        "rows": context.prepared.fingerprint(),
-        "looked_at": {role: len(positions) for role, positions in rows.items()},
-        "seed": context.recipe.seed,
-        "source": canonical(entry.source),
-        "files": [file_checksum(p) if p.is_file() else None for p in entry.source.files()],
-    }
-    step = context.step(f"view-{entry.name}", inputs)
+    step = view_step(context, entry, rows)
     try:
         artifact = step.finished()
         if artifact is None:
@@ -132,6 +155,8 @@ def _look(
             context.runner.call(call, context.listen)
             artifact = step.finish()
         return Looked(entry, artifact)
+    except FileFailed:
+        raise
     except FusetuneError as error:
         context.listen({"phase": "failed", "member": entry.name, "error": str(error)})
         return Looked(entry, error=str(error))

@@ -6,20 +6,23 @@ written last by an atomic rename: it exists, so the step is finished. Until then
 holds checkpoints, which a killed step finds again; afterwards it is gone.
 """
 
+import glob
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from fusetune.atomic import replacing
+from fusetune.store.differences import differences
 
 __all__ = [
     "JSON",
     "MANIFEST",
     "Artifact",
+    "Status",
     "Step",
     "canonical",
     "file_checksum",
@@ -90,6 +93,19 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class Status:
+    """How far a step is.
+
+    Args:
+        state: `done`; `redo`, if another artifact of it is there; else `todo`.
+        why: What changed or is damaged; empty where it is done or was never begun.
+    """
+
+    state: Literal["done", "todo", "redo"]
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Step:
     """One unit of work with named inputs.
 
@@ -98,12 +114,16 @@ class Step:
         name: Of the step, with the member's name where it has one: `finetune-resnet18`.
         inputs: Canonical parameters and input fingerprints; never paths, host, dates or timings.
         version: Raised when the step's code changes what it makes of the same inputs.
+        tell: Is told the status of a step that begins.
     """
 
     root: Path
     name: str
     inputs: JSON
     version: int = 1
+    tell: Callable[[str, Status], None] = field(
+        default=lambda name, status: None, compare=False, repr=False
+    )
 
     @property
     def folder(self) -> Path:
@@ -117,26 +137,64 @@ class Step:
 
     def finished(self) -> Artifact | None:
         """The artifact, if the step is finished and every file still has its checksum."""
-        manifest = self.folder / MANIFEST
-        if not manifest.exists():
+        artifact = self.promised()
+        if artifact is None or self._damaged(artifact):
             return None
-        checksums = json.loads(manifest.read_text())["files"]
-        for name, checksum in checksums.items():
-            path = self.folder / name
-            if not path.is_file() or file_checksum(path) != checksum:
-                manifest.unlink()
-                return None
         if self.work.exists():
             shutil.rmtree(self.work)
-        return Artifact(self.folder, checksums)
+        return artifact
+
+    def promised(self) -> Artifact | None:
+        """What the manifest says is there: what the step makes of these inputs, damaged or not."""
+        manifest = _manifest(self.folder)
+        return None if manifest is None else Artifact(self.folder, manifest["files"])
+
+    def status(self) -> Status:
+        """How far the step is; nothing is changed."""
+        artifact = self.promised()
+        if artifact is not None:
+            damaged = self._damaged(artifact)
+            return Status("redo", f"{damaged} is damaged") if damaged else Status("done")
+        if (self.folder / MANIFEST).exists():
+            return Status("redo", f"{MANIFEST} is damaged")
+        if self.work.exists() and any(self.work.iterdir()):
+            return Status("todo", "goes on from its checkpoint")
+        others: list[list[str]] = [
+            differences(manifest["inputs"], self.inputs)
+            if manifest["version"] == self.version
+            else [f"another version of fusetune made it ({manifest['version']} → {self.version})"]
+            for folder in sorted(self.root.glob(f"{glob.escape(self.name)}-{'[0-9a-f]' * 12}"))
+            if (manifest := _manifest(folder)) and manifest["step"] == self.name
+        ]
+        nearest = min(others, key=len, default=None)
+        return Status("todo") if nearest is None else Status("redo", "; ".join(nearest))
+
+    def _damaged(self, artifact: Artifact) -> str:
+        """The first file that is not what the manifest says, or nothing."""
+        for name, checksum in artifact.checksums.items():
+            path = self.folder / name
+            if not path.is_file() or file_checksum(path) != checksum:
+                return name
+        return ""
 
     def begin(self) -> Path:
         """Make the folder ready for work; checkpoints of a killed attempt stay, all else goes."""
+        self.tell(self.name, self.status())
         self.work.mkdir(parents=True, exist_ok=True)
+        (self.folder / MANIFEST).unlink(missing_ok=True)
         for path in self.folder.iterdir():
             if path != self.work:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         return self.folder
+
+    def set_aside(self, more: Mapping[str, JSON]) -> Artifact:
+        """Finish what is there as the artifact of further inputs; this step's checkpoints stay."""
+        other = Step(self.root, self.name, {**self.inputs, **more}, self.version)
+        folder = other.begin()
+        for path in self.folder.iterdir():
+            if path != self.work:
+                path.rename(folder / path.name)
+        return other.finish()
 
     def finish(self) -> Artifact:
         """Write the manifest over all files but the checkpoints, then drop the checkpoints."""
@@ -169,3 +227,15 @@ def file_checksum(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _manifest(folder: Path) -> dict[str, Any] | None:
+    """A finished step's manifest; None where there is none, or it is not the folder's own."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        parts = [manifest[key] for key in ("step", "version", "inputs")]
+        named = f"{parts[0]}-{fingerprint(parts)}" == folder.name
+        good = all(isinstance(c, str) for c in manifest["files"].values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return manifest if named and good else None

@@ -5,13 +5,14 @@ import contextlib
 import fcntl
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Self
 
 from fusetune.atomic import replacing
 from fusetune.errors import RunLocked, UsageError
-from fusetune.store.artifact import JSON, MANIFEST, Step
+from fusetune.store.artifact import JSON, MANIFEST, Status, Step
 
 __all__ = ["Experiment"]
 
@@ -23,12 +24,17 @@ class Experiment:
     The lock is the kernel's (`flock`): it goes when its process dies, however it dies. Input that
     is found to be wrong before any step is finished leaves no folder that was not there before.
 
+    Args:
+        folder: Of the run.
+        tell: Is told of every step that begins, how far it was.
+
     Raises:
         RunLocked: Another process works in the folder.
         UsageError: The folder cannot be made or written.
     """
 
     folder: Path
+    tell: Callable[[str, Status], None] = field(default=lambda name, status: None, repr=False)
     _lock: IO[str] | None = field(default=None, repr=False)
     _made: bool = field(default=False, repr=False)
 
@@ -76,7 +82,7 @@ class Experiment:
 
     def step(self, name: str, inputs: JSON, version: int = 1) -> Step:
         """A step of this run."""
-        return Step(self.folder / "steps", name, inputs, version)
+        return Step(self.folder / "steps", name, inputs, version, lambda *told: self.tell(*told))
 
     def publish(self, source: Path, name: str) -> Path:
         """Show an artifact's file or folder under a name; a folder replaces the one before.

@@ -15,7 +15,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-from fusetune.errors import FusetuneError, MemberFailed
+from fusetune.errors import FileFailed, FusetuneError, MemberFailed
 from fusetune.runtime.runner import Call, Event, Runner
 
 __all__ = ["Local", "serve"]
@@ -24,17 +24,18 @@ PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
 class Local(Runner):
-    """One worker process, started at once and again after it died.
+    """One worker process, started by the first call and again after it died.
 
     Args:
-        preload: Module that the worker imports while the caller does other work.
+        preload: Module that the worker, started at once, imports while the caller does other work.
     """
 
     def __init__(self, preload: str = "") -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection[Any, Any] | None = None
         self._preload = preload
-        self.start()
+        if preload:
+            self.start()
 
     def start(self) -> None:
         """Start the worker unless it lives.
@@ -122,7 +123,7 @@ def serve(descriptor: int, parent: int, preload: str) -> None:
             pipe.send(("error", error))
         except BaseException as error:
             traceback.print_exc(file=sys.stderr) if os.environ.get("FUSETUNE_DEBUG") else None
-            pipe.send(("error", _for_people(error)))
+            pipe.send(("error", FileFailed.found_in(error) or _for_people(error)))
 
 
 def _for_people(error: BaseException) -> MemberFailed:

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run would do: every step, whether it is done, and why it is not."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from fusetune.recipe import Scout
+from fusetune.stages.fusion import ensemble_inputs, fuse_step
+from fusetune.stages.members import Context
+from fusetune.stages.outcomes import judge_without_members
+from fusetune.stages.scouting import Looked, looked_at, proposed_entries, score_step, view_step
+from fusetune.store.artifact import JSON, Artifact, Step
+
+__all__ = ["PlannedStep", "planned_steps"]
+
+NOT_YET = "not made yet"
+"""Stands for the checksum of what an earlier step is yet to make."""
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step of a run.
+
+    Args:
+        step: Its name: `finetune-resnet18`.
+        state: `done`; `redo`, if it was done with other inputs, or is damaged; else `todo`.
+        why: What changed against the nearest artifact of that step, or is damaged.
+    """
+
+    step: str
+    state: Literal["done", "todo", "redo"]
+    why: str
+
+
+def planned_steps(context: Context) -> list[PlannedStep]:
+    """Every step of the run in its order; no file is changed.
+
+    A damaged artifact is expected to be made again as it was, so that nothing else hangs on it.
+    """
+    plan = [_planned(context.data_step())]
+    recipe = context.recipe
+    if not recipe.members:
+        assert recipe.scout is not None
+        steps, artifact = _scouting(context, recipe.scout)
+        plan += [_planned(step) for step in steps]
+        if artifact is None or plan[-1].state != "done":
+            return plan
+        table = json.loads(artifact.path("scout.json").read_text(encoding="utf-8"))
+        members = proposed_entries(recipe.scout, table)
+        context = replace(context, recipe=replace(recipe, members=members))
+    predictions: dict[str, JSON] = {}
+    checksums: dict[str, Mapping[str, str]] = {}
+    for entry in context.recipe.members:
+        if entry.soup is None:
+            finetune = context.finetune_step(entry)
+        else:
+            finetune = context.soup_step(entry, [checksums[name] for name in entry.soup.of])
+        made = finetune.promised()
+        checksums[entry.name] = {} if made is None else made.checksums
+        weights = NOT_YET if made is None else made.checksums["weights.safetensors"]
+        predict = context.predict_step(entry, weights)
+        plan += [_planned(finetune), _planned(predict)]
+        predicted = predict.promised()
+        files = NOT_YET if predicted is None else predicted.fingerprint_of("", suffix=".parquet")
+        predictions[entry.name] = files
+    return plan + [_planned(step) for step in _fusing(context, predictions)]
+
+
+def _fusing(context: Context, predictions: JSON) -> list[Step]:
+    judge, settings = judge_without_members(context), context.recipe.fuse
+    fuse = fuse_step(context.experiment, judge, settings, predictions, list(predictions))
+    fused = fuse.promised()
+    inputs = {"fusion": NOT_YET, "predictions": predictions}
+    if fused is not None:
+        inputs = ensemble_inputs(fused, predictions)
+    return [fuse, context.step("ensemble", inputs)]
+
+
+def _scouting(context: Context, scout: Scout) -> tuple[list[Step], Artifact | None]:
+    """Its steps, and the artifact of the last."""
+    rows = looked_at(context, scout)
+    views = [view_step(context, entry, rows) for entry in scout.candidates]
+    looked = [
+        Looked(entry, artifact=view.promised())
+        for entry, view in zip(scout.candidates, views, strict=True)
+    ]
+    scored = score_step(context, scout, looked)
+    return [*views, scored], scored.promised()
+
+
+def _planned(step: Step) -> PlannedStep:
+    status = step.status()
+    return PlannedStep(step.name, status.state, status.why)
