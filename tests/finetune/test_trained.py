@@ -147,6 +147,16 @@ def test_layers_before_the_head_take_smaller_steps(tmp_path: Path) -> None:
     assert untimed(history) != untimed(plain)
 
 
+def test_a_model_that_is_nothing_but_a_head_is_trained_as_a_whole() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    made = member_of(model, ("1",))
+    assert depths(made) == {"1.weight": 1, "1.bias": 1}
+    set_trained(made, FineTune(train="head"), 0)
+    assert [part.training for part in (model, model[1])] == [False, True]
+    set_trained(made, FineTune(), 0)
+    assert all(part.training for part in model.modules())
+
+
 def test_layers_join_the_head_one_after_another() -> None:
     model = nn.Sequential(*(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)) for _ in range(4)))
     made = member_of(model, ("3",))

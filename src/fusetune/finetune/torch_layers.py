@@ -29,7 +29,7 @@ def depths(member: Member) -> dict[str, int]:
             depth += 1
         has_weights |= not joins
         found |= dict.fromkeys(body, depth)
-    head = max(found.values(), default=-1) + 1
+    head = max(found.values(), default=0) + 1
     return {name: found.get(name, head) for name, _ in model.named_parameters()}
 
 
