@@ -15,6 +15,7 @@ run that ends before its kill is compared too, and does not count as hit.
 import argparse
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -67,24 +68,35 @@ def kill_and_compare(recipe: Path | None, folder: Path, kills: int, seed: int) -
         f"{len(expected)} files compared",
         sep="; ",
     )
-    moments, hits = random.Random(seed), Counter[str]()
+    moments, hits, turns = random.Random(seed), Counter[str](), itertools.cycle(TURNS)
     while hits.total() < kills:
-        for phase in TURNS[: kills - hits.total()]:
-            turns = TURNS.count(phase)  # all of them together come before the phase can end
-            delay = moments.uniform(0, lengths[phase] / turns)
-            hits.update(hit(recipe, killed, phase, delay))
-        assert start(recipe, killed).wait() == 0
-        compare(expected, contents(killed))
-        shutil.rmtree(killed)
+        phase = next(turns)
+        if phase == TURNS[0] and killed.exists():
+            end_and_compare(recipe, killed, expected)
+        # The kills of one phase come, all together, before it can end.
+        delay = moments.uniform(0, lengths[phase] / max(2, TURNS.count(phase)))
+        found = hit(recipe, killed, phase, delay)
+        hits.update(found)
+        if not found:
+            end_and_compare(recipe, killed, expected)
+    if killed.exists():
+        end_and_compare(recipe, killed, expected)
     told = ", ".join(f"{number} in {phase}" for phase, number in hits.items())
     print(f"{hits.total()} kills of a live process ({told}): all is identical")
+
+
+def end_and_compare(recipe: Path | None, killed: Path, expected: dict[str, str]) -> None:
+    """Let the killed run end, compare it, and remove it."""
+    assert start(recipe, killed).wait() == 0
+    compare(expected, contents(killed))
+    shutil.rmtree(killed)
 
 
 def hit(recipe: Path | None, out: Path, phase: str, delay: float) -> list[str]:
     """Start a run and kill it some seconds after a phase began; the phases that were hit."""
     since, before = log_size(out), time.monotonic()
     process = start(recipe, out)
-    while process.poll() is None and phase != "starting" and phase not in begun(out, since):
+    while process.poll() is None and not reached(phase, begun(out, since)):
         time.sleep(0.002)
     try:
         process.wait(timeout=delay)
@@ -99,6 +111,12 @@ def hit(recipe: Path | None, out: Path, phase: str, delay: float) -> list[str]:
         return [found]
     print(f"a run ended before its kill in {phase}")
     return []
+
+
+def reached(phase: str, begun: list[str]) -> bool:
+    """Whether a phase has begun, or one after it."""
+    order = [*dict.fromkeys(TURNS), "the end"]
+    return max(order.index(one) for one in begun) >= order.index(phase)
 
 
 def begun(out: Path, since: int) -> list[str]:
