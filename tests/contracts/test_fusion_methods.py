@@ -239,6 +239,7 @@ def test_every_hyperparameter_is_documented(method):
 
 @every_method
 @pytest.mark.parametrize("shape", [(30, 2000, 3), (8, 2000, 20)], ids=["members", "classes"])
+@pytest.mark.slow
 def test_fitting_takes_no_more_memory_than_it_says(method, shape):
     stack, targets = pool(*shape, dtype=np.float32)
     method().fit(stack, targets, Accuracy())  # imports what it needs

@@ -72,6 +72,7 @@ def finetune(work: Path, room: int, report: Any = lambda event: None) -> tuple[N
     return model, Torch().finetune(member, plan, SPLITS, work, report)
 
 
+@pytest.mark.slow
 def test_a_batch_in_parts_takes_the_same_steps_and_says_so(tmp_path: Path) -> None:
     events: list[Mapping[str, Any]] = []
     whole, plain = finetune(tmp_path / "whole", 1000)
@@ -86,6 +87,7 @@ def test_a_batch_in_parts_takes_the_same_steps_and_says_so(tmp_path: Path) -> No
     assert any(event.get("parts") == 4 for event in events)
 
 
+@pytest.mark.slow
 def test_a_run_in_parts_that_is_stopped_ends_with_the_same_bits(tmp_path: Path) -> None:
     whole, _ = finetune(tmp_path / "whole", 3)
 
@@ -117,6 +119,7 @@ def test_other_errors_are_not_taken_for_it(tmp_path: Path) -> None:
         Torch().finetune(member, Plan(Classification(), SETTINGS, 0), SPLITS, tmp_path, print)
 
 
+@pytest.mark.slow
 def test_predictions_are_made_in_smaller_batches(tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
