@@ -40,6 +40,11 @@ def test_one_that_errs_elsewhere_is_preferred_to_a_better_twin() -> None:
     assert found.value == 1.0
 
 
+def test_what_changes_nothing_is_taken_and_what_is_shown_to_be_worse_is_not() -> None:
+    found = propose(PROBES, TARGETS, Accuracy(), most=4)
+    assert set(found.weights) == {"best", "other", "twin"}
+
+
 def test_never_more_than_asked_for() -> None:
     assert list(propose(PROBES, TARGETS, Accuracy(), most=1).weights) == ["best"]
 

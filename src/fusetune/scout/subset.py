@@ -1,18 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which checkpoints to fine-tune: those whose probes fuse best, which are not just the best ones."""
+"""Which checkpoints to fine-tune: those whose probes fuse best, which are not just the best ones.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+Shapes: N rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from fusetune.fuse.methods.distributions.greedy_selection import GreedySelection
+import numpy as np
+
+from fusetune.fuse.forms import linear_pool
 from fusetune.metric import Metric
 from fusetune.metrics.log_loss import LogLoss
-from fusetune.predictions.kinds import Probabilities
+from fusetune.predictions.kinds import Floats, Probabilities
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import Targets
 
 __all__ = ["Proposal", "propose"]
+
+STANDARD_ERRORS = 2  # by which a candidate has to make the mean worse to be left out
 
 
 @dataclass(frozen=True)
@@ -20,8 +27,8 @@ class Proposal:
     """A subset of the candidates, and what their probes reach together.
 
     Args:
-        weights: Candidate → weight in the fusion of the probes, summing to 1, the heaviest first.
-        value: The user's metric of that fusion, on the rows that chose it: somewhat flattering.
+        weights: Candidate → weight in the mean of the probes, in the order in which they were taken.
+        value: The user's metric of that mean, on the rows that chose it: somewhat flattering.
     """
 
     weights: Mapping[str, float]
@@ -37,11 +44,14 @@ def propose(
     cost_penalty: float = 0.0,
     costs: Mapping[str, float] | None = None,
 ) -> Proposal:
-    """Greedy selection on the probes' log-loss, cut before it takes one candidate too many.
+    """Take, one by one, the candidate with which the mean of the probes has the lowest log-loss.
 
     A checkpoint that errs on other rows than the ones chosen already is taken before a better
-    one that errs on the same. Log-loss decides whatever the metric is: on some hundred rows, an
-    accuracy has ties and luck enough to propose a network with random weights.
+    one that errs on the same. Without a cost penalty one is left out only if it makes the mean
+    worse by more than two standard errors of the rows: fine-tuned members differ more than their
+    probes, so that what changes nothing here is of use later. With one it has to gain it. Log-loss
+    decides whatever the metric is: on some hundred rows, an accuracy has ties and luck enough to
+    propose a network with random weights.
 
     Args:
         probes: Candidate → probe's predictions of the same rows, which the probes were not fitted on.
@@ -53,18 +63,47 @@ def propose(
 
     Reference:
         Caruana, Niculescu-Mizil, Crew, Ksikes. "Ensemble selection from libraries of models". ICML
-        2004.
+        2004; here without replacement.
     """
     assert most >= 1
     stack = Stack.align(dict(probes), ids=targets.ids, classes=targets.classes)
-    mean = sum((costs or {}).values()) / len(probes)
-    shares = {name: cost / mean for name, cost in (costs or {}).items()} if mean else {}
-    method = GreedySelection(cost_penalty=cost_penalty, costs=shares)
-    fusion = method.fit(stack, targets, LogLoss())
-    rounds = method.rounds
-    while len(fusion.members) > most:
-        rounds -= 1
-        fusion = replace(method, rounds=rounds).fit(stack, targets, LogLoss())
-    weights = dict(sorted(fusion.weights().items(), key=lambda item: -item[1]))
-    value = metric.value(metric.statistics(fusion(stack), targets))
-    return Proposal(weights, value)
+    prices = _prices(stack.members, cost_penalty, costs)
+    taken: list[str] = []
+    losses_N = np.full(len(targets.ids), np.inf)
+    while len(taken) < min(most, len(probes)):
+        tried = {
+            name: _losses(stack, [*taken, name], targets)
+            for name in stack.members
+            if name not in taken
+        }
+        best = min(tried, key=lambda name: float(tried[name].mean()) + prices[name])
+        rises_N = tried[best] - losses_N
+        if taken:
+            error = float(rises_N.std()) / np.sqrt(len(rises_N))
+            allowed = 0.0 if cost_penalty else STANDARD_ERRORS * error
+            if rises_N.mean() + prices[best] > allowed:
+                break
+        taken.append(best)
+        losses_N = tried[best]
+    mean = _mean(stack, taken)
+    return Proposal(
+        dict.fromkeys(taken, 1 / len(taken)), metric.value(metric.statistics(mean, targets))
+    )
+
+
+def _prices(
+    members: Sequence[str], cost_penalty: float, costs: Mapping[str, float] | None
+) -> dict[str, float]:
+    """What each candidate has to gain."""
+    given = costs or dict.fromkeys(members, 1.0)
+    mean = sum(given.values()) / len(given)
+    return {name: cost_penalty * (given[name] / mean if mean else 1.0) for name in members}
+
+
+def _mean(stack: Stack[Probabilities], names: Sequence[str]) -> Probabilities:
+    return linear_pool(stack.select(names).parts, np.ones(len(names)), stack.classes)
+
+
+def _losses(stack: Stack[Probabilities], names: Sequence[str], targets: Targets) -> Floats:
+    """`(N,)` losses of the mean of some probes."""
+    return LogLoss().statistics(_mean(stack, names), targets)[:, 0]
