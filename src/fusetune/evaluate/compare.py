@@ -14,7 +14,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from fusetune.metric import Metric
+from fusetune.metric import Metric, same_width
 from fusetune.predictions.kinds import Array, Floats, Kind
 
 __all__ = [
@@ -137,8 +137,8 @@ def bootstrap_gain(
         of binomial proportions based on paired data, Journal of Educational and Behavioral
         Statistics 2012.
     """
+    pair = statistics_a_NS, statistics_b_NS = same_width([statistics_a_NS, statistics_b_NS])
     assert statistics_a_NS.shape == statistics_b_NS.shape
-    pair = [statistics_a_NS, statistics_b_NS]
     value = float(metric.gain(*(metric.value(statistics_NS) for statistics_NS in pair)))
     differs_N = (statistics_a_NS != statistics_b_NS).any(axis=1)
     num_differ, num_rows = int(differs_N.sum()), len(differs_N)
