@@ -24,6 +24,7 @@ from fusetune.predictions.targets import replaced
 __all__ = ["Boxes", "check_boxes"]
 
 ROTATED = {5: "a center, two sides and an angle", 8: "four corners"}
+WIDTHS = (2, 4, 6)  # segments, boxes, volumes: low ends, then high ends
 FARTHEST = 2.0  # relative boxes may stick out of the image, but not by more than its size
 
 
@@ -38,7 +39,8 @@ class Boxes(Kind):
         ids: `(N,)` unique row names.
         classes: C unique names of all classes that the member can find.
         offsets: `(N + 1,)` row n owns the boxes from `offsets[n]` to `offsets[n + 1]`.
-        boxes_K4: `(K, 4)` floats: left, top, right, bottom; kept as given (no copy).
+        boxes_K4: `(K, 4)` floats: left, top, right, bottom; kept as given (no copy). Segments
+            `(K, 2)` and volumes `(K, 6)`, low ends first, are fused alike, but no metric judges them.
         scores_K: `(K,)` floats in [0, 1].
         labels_K: `(K,)` positions in `classes`.
         relative: Whether coordinates are shares of the image's width and height, else pixels.
@@ -173,15 +175,16 @@ def check_boxes(boxes_K4: Floats, ids: Ids, rows_K: Offsets, *, relative: bool) 
             outside of their image.
     """
     if not boxes_K4.size:
-        return boxes_K4.reshape(0, 4)
-    width = boxes_K4.shape[-1]
+        width = boxes_K4.shape[-1] if boxes_K4.shape[-1] in WIDTHS else 4
+        return boxes_K4.reshape(0, width)
+    width, axes = boxes_K4.shape[-1], boxes_K4.shape[-1] // 2
     if width in ROTATED and boxes_K4.ndim == 2:
         raise PredictionError(
             f"the boxes are rotated: {width} numbers each ({ROTATED[width]})",
             "four numbers: left, top, right, bottom",
             "Rotated boxes are not supported; give the upright boxes around them.",
         )
-    if boxes_K4.ndim != 2 or width != 4:
+    if boxes_K4.ndim != 2 or width not in WIDTHS:
         raise PredictionError(
             f"the boxes have the shape {boxes_K4.shape}",
             "four numbers for each: left, top, right, bottom",
@@ -189,7 +192,7 @@ def check_boxes(boxes_K4: Floats, ids: Ids, rows_K: Offsets, *, relative: bool) 
         )
     faults = {
         "holds NaN or infinity": ~np.isfinite(boxes_K4).all(axis=1),
-        "has a negative side": (boxes_K4[:, :2] > boxes_K4[:, 2:]).any(axis=1),
+        "has a negative side": (boxes_K4[:, :axes] > boxes_K4[:, axes:]).any(axis=1),
     }
     if relative:
         faults["lies far outside of its image"] = (np.abs(boxes_K4) > FARTHEST).any(axis=1)
