@@ -29,6 +29,7 @@ __all__ = [
 RESAMPLES = 2000  # Efron & Tibshirani (1993), section 13.3, ask for 1,000 at least for percentiles
 MEMORY_BYTES = 16 * 2**20  # of one block of resampling counts
 KEPT_BYTES = 32 * 2**20  # of counts that are kept from one use to the next
+WIDEST = 512  # statistics of a row that are looked at for equal rows: matches of boxes never are
 FEW_ROWS = 200  # below it the interval is also held against an exact one; see `bootstrap_gain`
 
 
@@ -339,6 +340,8 @@ def _resampled(
 def _merge_equal_rows(statistics: Sequence[Floats]) -> tuple[list[Floats], Array] | None:
     """The distinct rows of joined statistics and how often each occurs; None if nearly all differ."""
     widths = [statistics_NS.shape[1] for statistics_NS in statistics]
+    if sum(widths) > WIDEST:
+        return None
     joined_NT = np.concatenate(statistics, axis=1)
     sample_NT = joined_NT[:4096]
     if len(_distinct(sample_NT)[0]) * 8 > len(sample_NT):

@@ -4,9 +4,7 @@
 Shapes: M members, N rows, C classes, K boxes, G groups that hold boxes, L fused boxes.
 """
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +15,7 @@ from fusetune.predictions.kinds import Array, Floats
 from fusetune.predictions.ragged import Offsets, offsets_of
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import replaced
+from fusetune.predictions.threads import in_threads
 
 __all__ = ["Pooled", "by_blocks", "knows_MC", "made_of", "pooled"]
 
@@ -136,9 +135,7 @@ def by_blocks(stack: Stack[Boxes], fuse: Callable[[Stack[Boxes]], Boxes]) -> Box
         return fuse(stack)
     cuts = np.flatnonzero(np.diff(block_N)) + 1
     blocks = [stack.take(rows) for rows in np.split(np.arange(len(stack)), cuts)]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        fused = list(threads.map(fuse, blocks))
-    return type(fused[0]).concat(fused)
+    return Boxes.concat(in_threads(fuse, blocks))
 
 
 def _order(keys_K: Offsets, scores_K: Floats, boxes_K4: Floats) -> Offsets:

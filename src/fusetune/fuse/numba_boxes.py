@@ -76,13 +76,10 @@ def running_clusters(
     Cost: Boxes times clusters within each group.
     """
     scores_K, weights_K, members_K = of_K
-    groups_L = np.empty(len(boxes_K4), np.int64)
-    means_L4 = np.empty_like(boxes_K4)
-    totals_L4 = np.empty_like(boxes_K4)
-    sums_L6 = np.zeros((len(boxes_K4), 6))
-    seen_LM = np.zeros((len(boxes_K4), most), np.bool_)
+    groups_L, cluster_K = np.empty(len(boxes_K4), np.int64), np.empty(len(boxes_K4), np.int64)
+    means_L4, totals_L4 = np.empty_like(boxes_K4), np.zeros_like(boxes_K4)
+    sums_L6, seen_LM = np.zeros((len(boxes_K4), 6)), np.zeros((len(boxes_K4), most), np.bool_)
     areas_K, areas_L = _areas(boxes_K4), np.empty(len(boxes_K4))
-    cluster_K = np.empty(len(boxes_K4), np.int64)
     end = 0
     for g in range(len(starts) - 1):
         begin = end
@@ -92,31 +89,32 @@ def running_clusters(
                 overlap = _overlap(boxes_K4, k, means_L4, one, (areas_K[k], areas_L[one]))
                 if overlap > most_overlap:
                     best, most_overlap = one, overlap
-            score = scores_K[k]
             if best < 0:
                 best = end
-                groups_L[end] = g
                 end += 1
-                for side in range(boxes_K4.shape[1]):
-                    means_L4[best, side] = boxes_K4[k, side]
-                    totals_L4[best, side] = score * boxes_K4[k, side]
-            else:
-                total = sums_L6[best, 0] + score
-                for side in range(boxes_K4.shape[1]):
-                    totals_L4[best, side] += score * boxes_K4[k, side]
-                    if total > 0:
-                        means_L4[best, side] = totals_L4[best, side] / total
+                groups_L[best] = g
+                means_L4[best] = boxes_K4[k]
+            _move(means_L4[best], totals_L4[best], boxes_K4[k], sums_L6[best, 0], scores_K[k])
             areas_L[best] = _area(means_L4, best)
-            sums_L6[best, 0] += score
+            sums_L6[best, 0] += scores_K[k]
             sums_L6[best, 1] += weights_K[k]
             sums_L6[best, 2] += 1
-            sums_L6[best, 3] = max(sums_L6[best, 3], score)
+            sums_L6[best, 3] = max(sums_L6[best, 3], scores_K[k])
             if not seen_LM[best, members_K[k]]:
                 seen_LM[best, members_K[k]] = True
                 sums_L6[best, 4] += 1
                 sums_L6[best, 5] += weights_K[k]
             cluster_K[k] = best
     return groups_L[:end], means_L4[:end], sums_L6[:end], cluster_K
+
+
+@compiled
+def _move(mean_4: Floats, total_4: Floats, box_4: Floats, before: float, score: float) -> None:
+    """Take a box into a running mean; a first one stays as it is, and a score of 0 moves nothing."""
+    for side in range(len(box_4)):
+        total_4[side] += score * box_4[side]
+        if before > 0:
+            mean_4[side] = total_4[side] / (before + score)
 
 
 @compiled

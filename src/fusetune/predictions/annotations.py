@@ -39,12 +39,14 @@ class Annotations:
         stems: `(N,)` names of the image files without their ending, by which YOLO's files are
             found; the ids where there are no such.
         categories: What numbers stand for which class in results files; empty: unknown.
+        numbers: The same in YOLO's files.
         notes: What was repaired.
     """
 
     objects: Objects
     stems: Ids
     categories: Mapping[str, str] = field(default_factory=dict)
+    numbers: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -209,7 +211,9 @@ def _read_coco(path: Path, repair: bool) -> Annotations:
         label = None if name is None else classes.index(name)
         made.add(row, where, (left, top, left + wide, top + high), label, flags)
     stems = [Path(str(image.get("file_name", image["id"]))).stem for image in images]
-    return Annotations(made.objects(ids, classes), np.array(stems, str), categories, made.notes())
+    return Annotations(
+        made.objects(ids, classes), np.array(stems, str), categories, {}, made.notes()
+    )
 
 
 def _coco_content(path: Path) -> Mapping[str, list[Any]]:
@@ -258,7 +262,8 @@ def _read_yolo(path: Path, repair: bool, classes: Sequence[str]) -> Annotations:
     names = names or tuple(str(number) for number in range(most + 1))
     ids = as_ids([file.stem for file in files])
     numbered = {str(number): name for number, name in enumerate(names)}
-    return Annotations(made.objects(ids, names, relative=True), ids, numbered, made.notes())
+    objects = made.objects(ids, names, relative=True)
+    return Annotations(objects, ids, numbered, numbered, made.notes())
 
 
 def yolo_lines(file: Path, *, scores: bool) -> list[list[float]]:
@@ -338,4 +343,4 @@ def _read_voc(path: Path, repair: bool) -> Annotations:
         label = classes.index(name) if name else None
         made.add(row, where, corners, label, (False, hard, None))
     ids = as_ids([file.stem for file in files])
-    return Annotations(made.objects(ids, classes), ids, {}, made.notes())
+    return Annotations(made.objects(ids, classes), ids, notes=made.notes())

@@ -112,9 +112,11 @@ def boxes_of(
             "Give the annotations of these images, or pass --missing renormalize to leave them out.",
         )
     kept = rows_K >= 0
-    labels = [known.categories.get(label, label) for label in found.labels_K[kept].tolist()]
+    called = known.numbers if found.form == "yolo" else known.categories
+    labels = [called.get(label, label) for label in found.labels_K[kept].tolist()]
     able = tuple(classes) or found.classes or tuple(dict.fromkeys(sorted(labels)))
-    if unknown := sorted(set(labels) - {*truth.classes, *able[: len(able) * bool(truth.classes)]}):
+    unknown = sorted(set(labels) - {*truth.classes, *found.classes})
+    if unknown and (found.form != "boxes" or not set(labels) & set(truth.classes)):
         raise PredictionError(
             f"the boxes are of the classes {name_some(unknown)}",
             f"classes, or their numbers, among {name_some(truth.classes)}",
@@ -196,7 +198,7 @@ def _filled(values_K: Array, entries: Offsets, empty: float) -> Array:
 
 
 def _from_coco(content: Any) -> Found:  # noqa: ANN401
-    content = content["annotations"] if isinstance(content, Mapping) else content
+    content = content.get("annotations") if isinstance(content, Mapping) else content
     needed = ("image_id", "category_id", "bbox", "score")
     entries = content if isinstance(content, list) else []
     whole = all(isinstance(one, Mapping) and all(key in one for key in needed) for one in entries)

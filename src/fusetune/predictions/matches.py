@@ -21,6 +21,7 @@ from fusetune.predictions.boxes import Boxes
 from fusetune.predictions.kinds import Floats
 from fusetune.predictions.objects import Objects
 from fusetune.predictions.ragged import Offsets
+from fusetune.predictions.threads import in_threads
 
 __all__ = ["Summary", "class_values", "match_statistics", "matched_bits", "summary_values"]
 
@@ -30,6 +31,7 @@ AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}
 AREAS_A2 = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]], dtype=np.float64)
 MOST = 100  # detections of a row and class that count
 ENTRY = 5
+WORK = 2**22  # entries of resamples for one thread: some hundredths of a second
 RECENT = 2  # predictions whose statistics are kept: twelve metrics share one matching
 
 Area = Literal["all", "small", "medium", "large"]
@@ -156,10 +158,20 @@ def class_values(summary: Summary, statistics_NS: Floats, weights_RN: Floats) ->
     starts = np.searchsorted(labels_K, np.arange(num_classes + 1)).astype(np.int64)
     bits_K2 = entries_K5[order, 3:].astype(np.int64)
     entries_K3 = np.concatenate([rows_K[order][:, None], bits_K2], axis=1)
-    counts = (weights_RN, objects_RC)
-    if summary.recall:
-        return mean_recalls((entries_K3, starts), summary.bits_T, counts)
-    return mean_precisions((entries_K3, starts), summary.bits_T, counts, LEVELS_Q)
+
+    def some(part: slice) -> Floats:
+        counts = (weights_RN[part], objects_RC[part])
+        if summary.recall:
+            return mean_recalls((entries_K3, starts), summary.bits_T, counts)
+        return mean_precisions((entries_K3, starts), summary.bits_T, counts, LEVELS_Q)
+
+    return np.concatenate(in_threads(some, _parts(len(weights_RN), len(entries_K3))))
+
+
+def _parts(resamples: int, num_entries: int) -> list[slice]:
+    """Resamples to be computed at a time: all, or where they take long a few for each thread."""
+    step = max(1, min(resamples, WORK // max(1, num_entries)))
+    return [slice(start, start + step) for start in range(0, max(1, resamples), step)]
 
 
 def summary_values(summary: Summary, statistics_NS: Floats, weights_RN: Floats) -> Floats:

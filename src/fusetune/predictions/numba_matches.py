@@ -129,45 +129,53 @@ def mean_precisions(
         for c in range(objects_RC.shape[1]):
             if objects_RC[r, c] > 0:
                 own_K3 = entries_K3[starts[c] : starts[c + 1]]
-                summed = 0.0
-                for bit in bits_T:
-                    summed += _precisions(own_K3, bit, weights_RN[r], objects_RC[r, c], levels_Q)
+                summed = _precisions(own_K3, bits_T, weights_RN[r], objects_RC[r, c], levels_Q)
                 means_RC[r, c] = summed / (len(bits_T) * len(levels_Q))
     return means_RC
 
 
 @compiled
 def _precisions(
-    entries_K3: Offsets, bit: int, weights_N: Floats, total: float, levels_Q: Floats
+    entries_K3: Offsets, bits_T: Offsets, weights_N: Floats, total: float, levels_Q: Floats
 ) -> float:
-    """Sum over the levels of the best precision of any ranking that reaches each.
+    """Sum over overlaps and levels of the best precision of any ranking that reaches each.
 
     From the last detection back to the first, so that the best of the longer rankings is known.
+    Precision is highest where a ranking ends with a match, so only there it is computed.
     """
-    right = wrong = 0.0
+    seen, any_bit = 0.0, np.int64(0)
+    right_T, without_T = np.zeros(len(bits_T)), np.zeros(len(bits_T))
+    for bit in bits_T:
+        any_bit |= bit
     for k in range(len(entries_K3)):
-        if not entries_K3[k, 2] & bit:
-            if entries_K3[k, 1] & bit:
-                right += weights_N[entries_K3[k, 0]]
-            else:
-                wrong += weights_N[entries_K3[k, 0]]
-    level = len(levels_Q) - 1
-    while level >= 0 and levels_Q[level] > right / total:
-        level -= 1
-    best = summed = 0.0
+        weight = weights_N[entries_K3[k, 0]]
+        seen += weight
+        if (entries_K3[k, 1] | entries_K3[k, 2]) & any_bit:
+            for t in range(len(bits_T)):
+                if entries_K3[k, 2] & bits_T[t]:
+                    without_T[t] += weight
+                elif entries_K3[k, 1] & bits_T[t]:
+                    right_T[t] += weight
+    level_T = np.zeros(len(bits_T), np.int64)
+    for t in range(len(bits_T)):
+        while level_T[t] < len(levels_Q) and levels_Q[level_T[t]] <= right_T[t] / total:
+            level_T[t] += 1
+    best_T, summed = np.zeros(len(bits_T)), 0.0
     for k in range(len(entries_K3) - 1, -1, -1):
         weight = weights_N[entries_K3[k, 0]]
-        if weight == 0.0 or entries_K3[k, 2] & bit:
-            continue
-        best = max(best, right / (wrong + right + EPS))
-        if not entries_K3[k, 1] & bit:
-            wrong -= weight
-            continue
-        right = max(0.0, right - weight)
-        while level >= 0 and levels_Q[level] > right / total:
-            summed += best
-            level -= 1
-    return summed + best * (level + 1)
+        if weight > 0.0 and (entries_K3[k, 1] | entries_K3[k, 2]) & any_bit:
+            for t in range(len(bits_T)):
+                if entries_K3[k, 2] & bits_T[t]:
+                    without_T[t] -= weight
+                elif entries_K3[k, 1] & bits_T[t]:
+                    precision = right_T[t] / (seen - without_T[t] + EPS)
+                    best_T[t] = max(best_T[t], precision)
+                    right_T[t] = max(0.0, right_T[t] - weight)
+                    while level_T[t] > 0 and levels_Q[level_T[t] - 1] > right_T[t] / total:
+                        summed += best_T[t]
+                        level_T[t] -= 1
+        seen -= weight
+    return summed + float((best_T * level_T).sum())
 
 
 @compiled

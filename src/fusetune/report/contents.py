@@ -16,7 +16,15 @@ from fusetune.errors import InvalidValue, UnknownName
 from fusetune.evaluate.cost import Cost
 from fusetune.evaluate.verdict import Judged, Verdict
 from fusetune.plugins import find
-from fusetune.predictions.kinds import Array, Columnar, Floats, Marginals, Probabilities, Values
+from fusetune.predictions.kinds import (
+    Array,
+    Columnar,
+    Floats,
+    Kind,
+    Marginals,
+    Probabilities,
+    Values,
+)
 from fusetune.predictions.targets import LabelSets, Numbers, Targets
 from fusetune.report.rows import JudgedRows, read_rows
 from fusetune.task import Task
@@ -25,7 +33,7 @@ __all__ = ["Calibration", "Contents", "Contributions", "Epoch", "Pairs", "Predic
 
 THUMBNAILS = Path("images/test/thumbnails.npz")
 MEASURES = ("agreement", "disagreement", "double_fault", "q_statistic", "error_correlation")
-ROWS: Mapping[type[Columnar], str] = {Probabilities: "test", Marginals: "labels", Values: "numbers"}
+ROWS: Mapping[type[Kind], str] = {Probabilities: "test", Marginals: "labels", Values: "numbers"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +217,7 @@ def gather(run_folder: Path | str) -> Contents:
     kind = _kind(results.get("task", ""))
     shown = [one.name for one in members if one.status == "ok"]
     streamed = results.get("memory_bytes")  # then the sections on single rows would hold too many
-    rows = None if streamed else read_rows(folder, kind, shown)
+    rows = read_rows(folder, kind, shown) if issubclass(kind, Columnar) and not streamed else None
     return Contents(
         run_name=folder.resolve().name,
         task=results.get("task", ""),
@@ -231,7 +239,7 @@ def gather(run_folder: Path | str) -> Contents:
         oracle_accuracy=results.get("oracle_accuracy"),
         calibration=_calibration(results.get("calibration")),
         contributions=Contributions(**entry) if (entry := results.get("contributions")) else None,
-        **{ROWS[kind]: rows},
+        **({ROWS[kind]: rows} if kind in ROWS else {}),
         thumbnails=_read_thumbnails(folder / THUMBNAILS),
         recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
         environment=_flattened(results.get("environment") or {}),
@@ -341,14 +349,12 @@ def _flattened(environment: Mapping[str, Any], prefix: str = "") -> dict[str, st
     return flat
 
 
-def _kind(task: str) -> type[Columnar]:
+def _kind(task: str) -> type[Kind]:
     """What members of a task give; class probabilities if its plug-in is not installed."""
     try:
-        kind = find(Task, task).kind
+        return find(Task, task).kind
     except UnknownName:
         return Probabilities
-    assert issubclass(kind, Columnar)
-    return kind
 
 
 def _read_thumbnails(path: Path) -> dict[str, Array]:
