@@ -242,7 +242,7 @@ def test_files_that_cannot_be_read_are_refused(coco, tmp_path, pool):
             read_pool(files, targets, Reading())
     files[0].write_text(one_result(image_id=77))
     read = read_pool(files, targets, Reading(missing="renormalize"))
-    assert "1 boxes of member0 are of other images." in " ".join(read.notes)
+    assert "1 detection of member0 have no annotated image." in " ".join(read.notes)
 
 
 def one_result(**changes):

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from fusetune.errors import InvalidValue, name_some
-from fusetune.fuse.box_pool import Pooled, by_blocks, knows_MC
+from fusetune.fuse.box_pool import Pooled, by_blocks, knows_MC, made_of, pooled
 from fusetune.fuse.method import Fusion
 from fusetune.predictions.boxes import Boxes
 from fusetune.predictions.kinds import Array, Floats
@@ -27,6 +27,7 @@ __all__ = [
     "checked_weights",
     "clusters_of",
     "confidences",
+    "fused_clusters",
 ]
 
 Confidence = Literal["box_and_model_avg", "avg", "max", "absent_model_aware_avg"]
@@ -165,3 +166,31 @@ def confidences(
     members_L = (weights_MC > 0).sum(axis=0)[labels_L]
     counted_L = boxes_L if overflow else np.minimum(members_L, boxes_L)
     return scores_L / boxes_L * counted_L / whole_L
+
+
+def fused_clusters(
+    stack: Stack[Boxes],
+    weights_MC: Floats,
+    thresholds: tuple[Array | float, Array | float],
+    confidence: Confidence,
+    *,
+    overflow: bool = False,
+) -> Boxes:
+    """Weighted boxes fusion of a whole stack.
+
+    Args:
+        stack: Members' boxes.
+        weights_MC: Weights of the members for each of the stack's classes, at least 0.
+        thresholds: Overlap that a box must exceed to join a cluster, and least score; each one
+            number, or one for each class.
+        confidence: See `confidences`.
+        overflow: Likewise.
+    """
+
+    def fuse(rows: Stack[Boxes]) -> Boxes:
+        pool = pooled(rows, weights_MC, thresholds[1])
+        found = clusters_of(pool, thresholds[0])
+        scores_L = confidences(confidence, found, pool, weights_MC, overflow=overflow)
+        return made_of(pool, found.groups_L, found.boxes_L4, scores_L)
+
+    return by_blocks(stack, fuse)

@@ -213,7 +213,7 @@ def true_probs_MN(stack: Stack[Probabilities], targets: Targets) -> Floats:
 
 
 def fit_weights(
-    stack: Stack[T], targets: GroundTruth | None, sample_weights_N: Array | None
+    stack: Stack[P], targets: GroundTruth | None, sample_weights_N: Array | None
 ) -> Floats:
     """`(N,)` weights of the rows with mean 1, so that their scale does not matter.
 

@@ -59,7 +59,7 @@ def read_detections(
             parts[name] = boxes_of(found, known, strangers=not strict)
             forms[name] = _form(found, known, parts[name])
         if dropped := len(found.scores_K) - len(parts[name].scores_K):
-            notes.append(f"{counted(dropped, 'box')[:-1]}es of {name} are of other images.")
+            notes.append(f"{counted(dropped, 'detection')} of {name} have no annotated image.")
     stack = Stack.align(parts, ids=known.objects.ids, classes=known.objects.classes)
     return stack, Truth(known.objects, Boxes), forms, tuple(notes)
 

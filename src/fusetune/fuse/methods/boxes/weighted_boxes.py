@@ -13,10 +13,8 @@ from fusetune.fuse.box_fusion import (
     Confidence,
     checked_share,
     checked_weights,
-    clusters_of,
-    confidences,
+    fused_clusters,
 )
-from fusetune.fuse.box_pool import made_of, pooled
 from fusetune.fuse.method import FusionMethod
 from fusetune.metric import Metric
 from fusetune.predictions.boxes import Boxes
@@ -45,13 +43,13 @@ class WeightedBoxesFusion(BoxFusion):
 
     def fuse(self, stack: Stack[Boxes]) -> Boxes:
         """The mean box of every cluster."""
-        weights_MC = self.weights_MC(stack)
-        pool = pooled(stack, weights_MC, self.skip_threshold)
-        found = clusters_of(pool, self.iou_threshold)
-        scores_L = confidences(
-            self.confidence, found, pool, weights_MC, overflow=self.allows_overflow
+        return fused_clusters(
+            stack,
+            self.weights_MC(stack),
+            (self.iou_threshold, self.skip_threshold),
+            self.confidence,
+            overflow=self.allows_overflow,
         )
-        return made_of(pool, found.groups_L, found.boxes_L4, scores_L)
 
 
 @dataclass(frozen=True, kw_only=True)
