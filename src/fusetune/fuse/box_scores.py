@@ -22,6 +22,8 @@ __all__ = [
     "curved",
     "fit_logistic",
     "logits_of",
+    "member_curves",
+    "ordered",
     "quality_of",
     "squashed",
 ]
@@ -85,6 +87,31 @@ def class_curves(
         )
     curves[:, 0] = np.maximum(curves[:, 0], LEAST_SLOPE)
     return curves
+
+
+def member_curves(
+    stack: Stack[Boxes], targets: Objects, weights_N: Floats, prior_boxes: float
+) -> Floats:
+    """`(M, C + 1, 2)` each member's `class_curves`, of the share of overlaps at which a box is right."""
+    place = {name: index for index, name in enumerate(stack.classes)}
+    curves = np.empty((len(stack.members), len(place) + 1, 2))
+    for index, part in enumerate(stack.parts):
+        right_K, known_K = quality_of(part, targets)
+        labels_K = np.array([place[name] for name in part.classes] or [0])[part.labels_K]
+        curves[index] = class_curves(
+            part.scores_K[known_K],
+            right_K[known_K],
+            weights_N[part.rows_K][known_K],
+            labels_K[known_K],
+            (len(place), prior_boxes),
+        )
+    return curves
+
+
+def ordered(stack: Stack[Boxes], targets: Objects) -> tuple[Stack[Boxes], Objects, Offsets]:
+    """Members by name and rows by id, so that what is fitted depends on neither order; the rows."""
+    order = np.argsort(stack.ids)
+    return stack.select(sorted(stack.members)).take(order), targets.take(order), order
 
 
 def fit_logistic(

@@ -41,7 +41,7 @@ class Setting:
     confidence: Confidence = "box_and_model_avg"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Grid:
     """What is tried.
 

@@ -12,7 +12,7 @@ from fusetune.predictions.kinds import Floats
 from fusetune.predictions.objects import Flags
 from fusetune.predictions.ragged import Offsets
 
-__all__ = ["match", "mean_precisions", "mean_recalls", "overlap"]
+__all__ = ["match", "mean_precisions", "mean_recalls", "nearest"]
 
 EPS = float(np.spacing(1))
 CERTAIN = 1 - 1e-10  # an overlap of 1 is asked for as this: sides are differences
@@ -197,3 +197,17 @@ def mean_recalls(
                         summed += weights_RN[r, entries_K3[k, 0]]
             means_RC[r, c] = summed / (objects_RC[r, c] * len(bits_T))
     return means_RC
+
+
+@compiled
+def nearest(
+    boxes_K4: Floats, begin_K: Offsets, end_K: Offsets, others_G4: Floats
+) -> tuple[Offsets, Floats]:
+    """`(K,)` the object that each box overlaps most among its own, and that overlap, 0 for none."""
+    at_K, overlap_K = np.zeros(len(boxes_K4), np.int64), np.zeros(len(boxes_K4))
+    for k in range(len(boxes_K4)):
+        for g in range(begin_K[k], end_K[k]):
+            found = overlap(boxes_K4[k], others_G4[g], False)
+            if found > overlap_K[k]:
+                at_K[k], overlap_K[k] = g, found
+    return at_K, overlap_K

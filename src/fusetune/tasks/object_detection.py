@@ -38,4 +38,6 @@ class ObjectDetection(Task):
         "soft_nms",
         "non_maximum_weighted",
         "weighted_boxes",
+        "tuned_boxes",
+        "stacked_boxes",
     )

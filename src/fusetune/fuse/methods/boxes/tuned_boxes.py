@@ -9,7 +9,7 @@ import numpy as np
 from fusetune.errors import InvalidValue
 from fusetune.fuse.box_fusion import Confidence, fused_clusters
 from fusetune.fuse.box_pool import knows_MC
-from fusetune.fuse.box_scores import calibrated_stack, class_curves, quality_of
+from fusetune.fuse.box_scores import calibrated_stack, member_curves, ordered
 from fusetune.fuse.box_search import Grid, Search
 from fusetune.fuse.forms import fit_weights
 from fusetune.fuse.method import Fusion, FusionMethod
@@ -131,40 +131,18 @@ class TunedBoxes(FusionMethod[Boxes]):
     ) -> TunedBoxesFusion:
         """Calibrations from all rows, the rest by search on some."""
         weights_N = fit_weights(stack, targets, sample_weights_N)
-        order = np.argsort(stack.ids)
-        names = tuple(sorted(stack.members))
-        stack, targets = stack.select(names).take(order), targets.take(order)
-        weights_N = weights_N[order]
-        given_N = np.ones(len(order)) if sample_weights_N is None else sample_weights_N[order]
-        prior = (len(stack.classes), self.prior_boxes)
-        place = {name: index for index, name in enumerate(stack.classes)}
-        curves = np.empty((len(names), len(place) + 1, 2))
-        for index, part in enumerate(stack.parts):
-            right_K, known_K = quality_of(part, targets)
-            labels_K = np.array([place[name] for name in part.classes] or [0])[part.labels_K]
-            curves[index] = class_curves(
-                part.scores_K[known_K],
-                right_K[known_K],
-                weights_N[part.rows_K][known_K],
-                labels_K[known_K],
-                prior,
-            )
+        stack, targets, order = ordered(stack, targets)
+        curves = member_curves(stack, targets, weights_N[order], self.prior_boxes)
+        given_N = np.ones(len(order)) if sample_weights_N is None else np.asarray(sample_weights_N)
         rows = np.sort(np.argsort(hashes(targets.ids, self.seed))[: self.max_rows])
         calibrated = calibrated_stack(stack.take(rows), stack.classes, curves)
-        search = Search(calibrated, targets.take(rows), metric, given_N[rows])
-        best = search.best(
-            Grid(
-                ious=self.iou_thresholds,
-                skips=self.skip_thresholds,
-                confidences=RULES,
-                rounds=self.rounds,
-            )
-        )
+        search = Search(calibrated, targets.take(rows), metric, given_N[order][rows])
+        best = search.best(Grid(self.iou_thresholds, self.skip_thresholds, RULES, self.rounds))
         settings = [*search.by_class(best, self.prior_objects), best]
         weights_MC = np.array([one.weights for one in settings]).T
         used = weights_MC.sum(axis=1) > 0
         return TunedBoxesFusion(
-            members=tuple(name for name, one in zip(names, used, strict=True) if one),
+            members=tuple(name for name, one in zip(stack.members, used, strict=True) if one),
             classes=stack.classes,
             curves=curves[used],
             weights_MC=weights_MC[used],
