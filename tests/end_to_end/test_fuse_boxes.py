@@ -2,6 +2,7 @@
 """Detections from files of every form: fused, judged, saved, applied; and what is refused."""
 
 import json
+import sys
 
 import numpy as np
 import pyarrow.csv
@@ -10,7 +11,7 @@ import pytest
 
 from box_pools import as_sets, box_pool
 from fusetune import fuse_files, load
-from fusetune.errors import InvalidValue, MisalignedMembers, PredictionError
+from fusetune.errors import InvalidValue, MisalignedMembers, MissingExtra, PredictionError
 from fusetune.predictions.detections import write_boxes
 from fusetune.predictions.pool import Reading, read_pool
 from support import fusetune
@@ -111,7 +112,11 @@ def test_detections_are_fused_judged_saved_and_applied(coco, tmp_path):
     assert results["verdict"]["decision"] == "worth_it"
     assert results["contributions"] is None and results["agreement"] is None
     page = run.report.read_text(encoding="utf-8")
-    assert "Mean average precision" in page
+    assert "Mean average precision" in page and "Average precision of every class" in page
+    assert [one["class"] for one in results["per_class"]] == ["class0", "class1", "class2"]
+    of_chosen = [one["average_precision"][results["chosen"]] for one in results["per_class"]]
+    by_name = {one["name"]: one["scores"]["test"]["coco_map"] for one in results["fusions"]}
+    assert np.mean(of_chosen) == pytest.approx(by_name[results["chosen"]], abs=1e-5)
     fused = load(tmp_path / "run").predict(files)
     table = pyarrow.parquet.read_table(
         tmp_path / "run" / "predictions" / "ensemble" / "test.parquet"
@@ -273,6 +278,7 @@ def test_yolo_files_are_checked_line_by_line(coco, tmp_path, pool):
         read_pool([folder], targets, Reading(classes=["class0"]))
 
 
+@pytest.mark.slow
 def test_what_belongs_to_other_tasks_is_refused(coco, tmp_path):
     files, targets = coco
     for reading, message in (
@@ -293,6 +299,7 @@ def test_what_belongs_to_other_tasks_is_refused(coco, tmp_path):
         fuse_files(files, targets, out=tmp_path / "run", methods=["mean"])
 
 
+@pytest.mark.slow
 def test_new_files_have_to_be_named_and_formed_like_the_fused_ones(coco, tmp_path, pool):
     files, targets = coco
     run = fuse_files(files, targets, out=tmp_path / "run", methods=["nms"], holdout=1, report=False)
@@ -304,3 +311,13 @@ def test_new_files_have_to_be_named_and_formed_like_the_fused_ones(coco, tmp_pat
     write_boxes(tmp_path / "new" / "member0.parquet", pool[0].parts[0])
     with pytest.raises(InvalidValue, match="of the form 'coco', and this one is 'boxes'"):
         run.predict([tmp_path / "new" / "member0.parquet", *files[1:]])
+
+
+def test_without_numba_the_message_says_what_to_install(coco, monkeypatch, tmp_path):
+    files, targets = coco
+    for name in [name for name in sys.modules if ".numba_" in name or name.endswith(".compiled")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'fusetune\[detection\]'"):
+        fuse_files(files, targets, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -144,3 +144,14 @@ def test_consensus_counts_members_not_boxes():
 def test_impossible_settings_are_refused(make, message):
     with pytest.raises(InvalidValue, match=message):
         make()
+
+
+def test_segments_and_volumes_are_fused_like_boxes():
+    def of(numbers, score):
+        one = np.array([numbers], dtype=float)
+        return Boxes(["row"], ("cat",), [0, 1], one, [score], [0])
+
+    none = Boxes(["row"], ("cat",), [0, 0], np.zeros((0, 6)), [], [])
+    found = fused(WeightedBoxes(), of([0, 0, 0, 9, 9, 9], 0.9), of([0, 0, 0, 9, 9, 8], 0.9), none)
+    assert found == [([0, 0, 0, 9, 9, 8.5], 0.6)]
+    assert fused(Nms(), of([0, 10], 0.9), of([1, 10], 0.8)) == [([0, 10], 0.9)]

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from fusetune.errors import PredictionError
 from fusetune.metric import Metric
 from fusetune.plugins import find
 from fusetune.predictions.annotations import read_annotations
@@ -111,3 +112,9 @@ def test_the_hundred_best_of_an_image_and_class_count():
     assert late[0] == 0
     just = statistics(one_class([*wrong[1:], BOX], [0.9] * 99 + [0.1]), truth_of([BOX]))
     assert just[0] == pytest.approx(1 / 100)
+
+
+def test_segments_and_volumes_are_not_judged():
+    volume = Boxes(["0"], ("cat",), [0, 1], np.array([[0.0, 0, 0, 1, 1, 1]]), [0.5], [0])
+    with pytest.raises(PredictionError, match="the boxes have 6 numbers"):
+        statistics(volume, truth_of([BOX]))

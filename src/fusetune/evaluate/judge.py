@@ -18,6 +18,7 @@ from fusetune.evaluate.diagnosis import (
     diversity_results,
     significance_results,
 )
+from fusetune.evaluate.per_class import class_results
 from fusetune.evaluate.score import scores
 from fusetune.evaluate.verdict import Comparison, Judged, VerdictRule, decide
 from fusetune.fuse.forms import Blend
@@ -85,8 +86,8 @@ class Judge:
 
         Returns:
             The entries `members` (scores only), `fusions`, `chosen`, `best_member`, `comparison`
-            (what `verdict` decides on), `calibration`, `contributions`, and those of
-            `diversity_results`; and the fused predictions of test rows by fusion.
+            (what `verdict` decides on), `calibration`, `contributions`, those of
+            `diversity_results`, and `per_class` (detections only); and the fused predictions of test rows by fusion.
         """
         test = self.stacks["test"]
         fused, seconds = self._fused(candidates)
@@ -118,6 +119,10 @@ class Judge:
             "calibration": self._calibration(candidates, fused[candidates.chosen]),
             "contributions": self._contributions(candidates.fusions[candidates.chosen]),
             **diversity_results(test, self.targets["test"]),
+            "per_class": class_results(
+                {name: judged[name] for name in (candidates.best_member, candidates.chosen)},
+                self.targets["test"],
+            ),
         }
         return entries, fused
 

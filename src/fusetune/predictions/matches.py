@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 
+from fusetune.errors import PredictionError
 from fusetune.predictions.boxes import Boxes
 from fusetune.predictions.kinds import Floats
 from fusetune.predictions.objects import Objects
@@ -104,6 +105,12 @@ def matched_bits(prediction: Boxes, targets: Objects) -> tuple[Offsets, Offsets,
         `(K,)` positions of up to 100 detections of each row and class that the targets have, by
         row, class and falling score; their `(K, 2)` bits; their `(K,)` ranks.
     """
+    if prediction.boxes_K4.shape[1] != 4:
+        raise PredictionError(
+            f"the boxes have {prediction.boxes_K4.shape[1]} numbers",
+            "four: left, top, right, bottom",
+            "Segments and volumes can be fused, but are not judged.",
+        )
     from fusetune.predictions.numba_matches import match
 
     num_classes = len(targets.classes)

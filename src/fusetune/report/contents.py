@@ -154,6 +154,7 @@ class Contents:
         oracle_accuracy: Share of decisions that at least one member gets right.
         calibration: None where nothing was calibrated.
         contributions: None where they were not computed.
+        per_class: Of detections: entries of `evaluate.per_class`.
         test: Predictions of the judged rows, where they have one class each.
         labels: Where they have any number of labels.
         numbers: Where they have numbers.
@@ -180,6 +181,7 @@ class Contents:
     oracle_accuracy: float | None = None
     calibration: Calibration | None = None
     contributions: Contributions | None = None
+    per_class: tuple[Mapping[str, Any], ...] = ()
     test: JudgedRows[Probabilities, Targets] | None = None
     labels: JudgedRows[Marginals, LabelSets] | None = None
     numbers: JudgedRows[Values, Numbers] | None = None
@@ -239,6 +241,7 @@ def gather(run_folder: Path | str) -> Contents:
         oracle_accuracy=results.get("oracle_accuracy"),
         calibration=_calibration(results.get("calibration")),
         contributions=Contributions(**entry) if (entry := results.get("contributions")) else None,
+        per_class=tuple(results.get("per_class") or ()),
         **({ROWS[kind]: rows} if kind in ROWS else {}),
         thumbnails=_read_thumbnails(folder / THUMBNAILS),
         recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
