@@ -150,11 +150,11 @@ def run(
         if context.recipe.members:
             context = _checked(context)
         with experiment:
+            context = _logged(context)
             if track is None:
-                return _flow(_logged(context))
-            with tracking(track, experiment.folder) as log:
-                context = replace(context, listen=listening(listen, log))
-                run = _flow(_logged(context))
+                return _flow(context)
+            with tracking(track, experiment.folder, context.listen) as log:
+                run = _flow(replace(context, listen=listening(context.listen, log)))
                 log_scores(log, run.results)
                 return run
 
