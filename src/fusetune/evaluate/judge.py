@@ -119,7 +119,7 @@ class Judge:
             "calibration": self._calibration(candidates, fused[candidates.chosen]),
             "contributions": self._contributions(candidates.fusions[candidates.chosen]),
             **diversity_results(test, self.targets["test"]),
-            "per_class": class_results(
+            **class_results(
                 {name: judged[name] for name in (candidates.best_member, candidates.chosen)},
                 self.targets["test"],
             ),

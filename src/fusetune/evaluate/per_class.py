@@ -20,7 +20,7 @@ __all__ = ["class_results"]
 
 def class_results(
     predictions: Mapping[str, Kind], targets: GroundTruth
-) -> list[dict[str, Any]] | None:
+) -> dict[str, list[dict[str, Any]]]:
     """Average precision over ten overlaps of each class that has objects, in the targets' order.
 
     Args:
@@ -28,10 +28,11 @@ def class_results(
         targets: Their truth.
 
     Returns:
-        Entries `{class, objects, average_precision: {name: value}}`; None for other kinds.
+        `per_class`, a list of `{class, objects, average_precision: {name: value}}`; nothing for
+        other kinds.
     """
     if not isinstance(targets, Objects):
-        return None
+        return {}
     assert targets.ignored_K is not None
     num_classes, everything_1N = len(targets.classes), np.ones((1, len(targets)))
     counts_C = np.bincount(targets.labels_K[~targets.ignored_K], minlength=num_classes)
@@ -40,7 +41,7 @@ def class_results(
         statistics_NS = match_statistics(part, targets)  # type: ignore[arg-type]
         found_C = class_values(Summary(), statistics_NS, everything_1N)[0]
         values[name] = [*found_C.tolist(), *[math.nan] * (num_classes - len(found_C))]
-    return [
+    entries = [
         {
             "class": label,
             "objects": int(counts_C[index]),
@@ -49,3 +50,4 @@ def class_results(
         for index, label in enumerate(targets.classes)
         if counts_C[index]
     ]
+    return {"per_class": entries}

@@ -21,7 +21,7 @@ from fusetune.errors import PredictionError
 from fusetune.predictions.boxes import Boxes
 from fusetune.predictions.kinds import Floats
 from fusetune.predictions.objects import Objects
-from fusetune.predictions.ragged import Offsets
+from fusetune.predictions.ragged import Offsets, offsets_of
 from fusetune.predictions.threads import in_threads
 
 __all__ = ["Summary", "class_values", "match_statistics", "matched_bits", "summary_values"]
@@ -163,16 +163,26 @@ def class_values(summary: Summary, statistics_NS: Floats, weights_RN: Floats) ->
     order = np.lexsort((-entries_K5[:, 1], entries_K5[:, 0]))  # ties stay in the rows' order
     labels_K = entries_K5[order, 0].astype(np.int64) - 1
     starts = np.searchsorted(labels_K, np.arange(num_classes + 1)).astype(np.int64)
-    bits_K2 = entries_K5[order, 3:].astype(np.int64)
-    entries_K3 = np.concatenate([rows_K[order][:, None], bits_K2], axis=1)
+    hits_K, outs_K = entries_K5[order, 3:].astype(np.int64).T
+    hits = _marked(hits_K & ~outs_K, summary.bits_T, starts)
+    outs = _marked(outs_K, summary.bits_T, starts)
+    ranked = (rows_K[order], starts)
 
     def some(part: slice) -> Floats:
         counts = (weights_RN[part], objects_RC[part])
         if summary.recall:
-            return mean_recalls((entries_K3, starts), summary.bits_T, counts)
-        return mean_precisions((entries_K3, starts), summary.bits_T, counts, LEVELS_Q)
+            return mean_recalls(ranked, hits, counts)
+        return mean_precisions(ranked, (hits, outs), counts, LEVELS_Q)
 
-    return np.concatenate(in_threads(some, _parts(len(weights_RN), len(entries_K3))))
+    return np.concatenate(in_threads(some, _parts(len(weights_RN), len(order))))
+
+
+def _marked(bits_K: Offsets, bits_T: Offsets, starts: Offsets) -> tuple[Offsets, Offsets]:
+    """Places of the detections with each bit, bit by bit; `(T, C + 1)` where each class's begin."""
+    places = [np.flatnonzero(bits_K & bit) for bit in bits_T]
+    ends = offsets_of(np.array([len(one) for one in places]))
+    begins = [np.searchsorted(one, starts) + end for one, end in zip(places, ends, strict=False)]
+    return np.concatenate(places), np.stack(begins).astype(np.int64)
 
 
 def _parts(resamples: int, num_entries: int) -> list[slice]:

@@ -17,8 +17,12 @@ __all__ = ["match", "mean_precisions", "mean_recalls", "nearest"]
 EPS = float(np.spacing(1))
 CERTAIN = 1 - 1e-10  # an overlap of 1 is asked for as this: sides are differences
 
+NEAR = 1 + 1e-9  # products that are this near are looked at more closely
 Found = tuple[Floats, Offsets, Offsets]
 Truths = tuple[Floats, Flags, Flags, Floats]
+
+Ranked = tuple[Offsets, Offsets]
+Marked = tuple[Offsets, Offsets]
 
 
 @compiled
@@ -108,94 +112,96 @@ def _greedy(overlaps: Floats, crowds: Flags, ignored: Flags, least: float) -> Of
 
 @compiled
 def mean_precisions(
-    ranked: tuple[Offsets, Offsets],
-    bits_T: Offsets,
-    counts: tuple[Floats, Floats],
-    levels_Q: Floats,
+    ranked: Ranked, found: tuple[Marked, Marked], counts: tuple[Floats, Floats], levels_Q: Floats
 ) -> Floats:
     """`(R, C)` precision, its mean over overlaps and levels of recall; NaN without objects.
 
     Args:
-        ranked: `(K, 3)` row and the two bit fields of each detection, by class and falling score;
-            `(C + 1,)` where each class begins.
-        bits_T: The bits of the overlaps that count, all of one range of areas.
+        ranked: `(K,)` the row of each detection, by class and falling score; `(C + 1,)` where each
+            class begins.
+        found: The places of detections that are right, and of those that do not count, overlap by
+            overlap; each with `(T, C + 1)` where an overlap's and class's places begin.
         counts: `(R, N)` weights of the rows; `(R, C)` weighted numbers of objects.
         levels_Q: Levels of recall, rising from 0.
     """
-    entries_K3, starts = ranked
+    rows_K, starts = ranked
+    hits, outs = found
     weights_RN, objects_RC = counts
     means_RC = np.full(objects_RC.shape, np.nan)
+    weights_K, seen_K = np.empty(len(rows_K)), np.empty(len(rows_K))
+    num_overlaps = len(hits[1])
     for r in range(objects_RC.shape[0]):
         for c in range(objects_RC.shape[1]):
-            if objects_RC[r, c] > 0:
-                own_K3 = entries_K3[starts[c] : starts[c + 1]]
-                summed = _precisions(own_K3, bits_T, weights_RN[r], objects_RC[r, c], levels_Q)
-                means_RC[r, c] = summed / (len(bits_T) * len(levels_Q))
+            if not objects_RC[r, c] > 0:
+                continue
+            seen = 0.0
+            for k in range(starts[c], starts[c + 1]):
+                weights_K[k] = weights_RN[r, rows_K[k]]
+                seen += weights_K[k]
+                seen_K[k] = seen
+            summed = 0.0
+            for t in range(num_overlaps):
+                right = hits[0][hits[1][t, c] : hits[1][t, c + 1]]
+                aside = outs[0][outs[1][t, c] : outs[1][t, c + 1]]
+                summed += _precisions((right, aside), weights_K, seen_K, objects_RC[r, c], levels_Q)
+            means_RC[r, c] = summed / (num_overlaps * len(levels_Q))
     return means_RC
 
 
 @compiled
 def _precisions(
-    entries_K3: Offsets, bits_T: Offsets, weights_N: Floats, total: float, levels_Q: Floats
+    found: tuple[Offsets, Offsets],
+    weights_K: Floats,
+    seen_K: Floats,
+    total: float,
+    levels_Q: Floats,
 ) -> float:
-    """Sum over overlaps and levels of the best precision of any ranking that reaches each.
+    """Sum over the levels of the best precision of any ranking that reaches each.
 
-    From the last detection back to the first, so that the best of the longer rankings is known.
-    Precision is highest where a ranking ends with a match, so only there it is computed.
+    From the last right detection back to the first, so that the best of the longer rankings is
+    known: precision is highest where a ranking ends with a right one. Quotients are taken only where
+    a product says that precision may be above the best, or recall below the level.
     """
-    seen, any_bit = 0.0, np.int64(0)
-    right_T, without_T = np.zeros(len(bits_T)), np.zeros(len(bits_T))
-    for bit in bits_T:
-        any_bit |= bit
-    for k in range(len(entries_K3)):
-        weight = weights_N[entries_K3[k, 0]]
-        seen += weight
-        if (entries_K3[k, 1] | entries_K3[k, 2]) & any_bit:
-            for t in range(len(bits_T)):
-                if entries_K3[k, 2] & bits_T[t]:
-                    without_T[t] += weight
-                elif entries_K3[k, 1] & bits_T[t]:
-                    right_T[t] += weight
-    level_T = np.zeros(len(bits_T), np.int64)
-    for t in range(len(bits_T)):
-        while level_T[t] < len(levels_Q) and levels_Q[level_T[t]] <= right_T[t] / total:
-            level_T[t] += 1
-    best_T, summed = np.zeros(len(bits_T)), 0.0
-    for k in range(len(entries_K3) - 1, -1, -1):
-        weight = weights_N[entries_K3[k, 0]]
-        if weight > 0.0 and (entries_K3[k, 1] | entries_K3[k, 2]) & any_bit:
-            for t in range(len(bits_T)):
-                if entries_K3[k, 2] & bits_T[t]:
-                    without_T[t] -= weight
-                elif entries_K3[k, 1] & bits_T[t]:
-                    precision = right_T[t] / (seen - without_T[t] + EPS)
-                    best_T[t] = max(best_T[t], precision)
-                    right_T[t] = max(0.0, right_T[t] - weight)
-                    while level_T[t] > 0 and levels_Q[level_T[t] - 1] > right_T[t] / total:
-                        summed += best_T[t]
-                        level_T[t] -= 1
-        seen -= weight
-    return summed + float((best_T * level_T).sum())
+    hits, outs = found
+    right = without = best = summed = 0.0
+    for place in hits:
+        right += weights_K[place]
+    for place in outs:
+        without += weights_K[place]
+    level, out = 0, len(outs) - 1
+    while level < len(levels_Q) and levels_Q[level] <= right / total:
+        level += 1
+    below = levels_Q[level - 1] * total * NEAR
+    for index in range(len(hits) - 1, -1, -1):
+        place = hits[index]
+        while out >= 0 and outs[out] > place:
+            without -= weights_K[outs[out]]
+            out -= 1
+        counted = seen_K[place] - without + EPS
+        if right * NEAR >= best * counted:
+            best = max(best, right / counted)
+        right = max(0.0, right - weights_K[place])
+        while right < below and levels_Q[level - 1] > right / total:
+            summed += best
+            level -= 1
+            below = levels_Q[level - 1] * total * NEAR
+    return summed + best * level
 
 
 @compiled
-def mean_recalls(
-    ranked: tuple[Offsets, Offsets], bits_T: Offsets, counts: tuple[Floats, Floats]
-) -> Floats:
+def mean_recalls(ranked: Ranked, hits: Marked, counts: tuple[Floats, Floats]) -> Floats:
     """`(R, C)` recall of all detections, its mean over overlaps; see `mean_precisions`."""
-    entries_K3, starts = ranked
     weights_RN, objects_RC = counts
     means_RC = np.full(objects_RC.shape, np.nan)
     for r in range(objects_RC.shape[0]):
         for c in range(objects_RC.shape[1]):
             if not objects_RC[r, c] > 0:
                 continue
-            summed = 0.0
-            for bit in bits_T:
-                for k in range(starts[c], starts[c + 1]):
-                    if entries_K3[k, 1] & bit and not entries_K3[k, 2] & bit:
-                        summed += weights_RN[r, entries_K3[k, 0]]
-            means_RC[r, c] = summed / (objects_RC[r, c] * len(bits_T))
+            right = 0.0
+            for t in range(len(hits[1])):
+                for place in hits[0][hits[1][t, c] : hits[1][t, c + 1]]:
+                    right += weights_RN[r, ranked[0][place]]
+            means_RC[r, c] = right / (objects_RC[r, c] * len(hits[1]))
     return means_RC
 
 
