@@ -247,7 +247,7 @@ def test_files_that_cannot_be_read_are_refused(coco, tmp_path, pool):
             read_pool(files, targets, Reading())
     files[0].write_text(one_result(image_id=77))
     read = read_pool(files, targets, Reading(missing="renormalize"))
-    assert "1 detection of member0 have no annotated image." in " ".join(read.notes)
+    assert "1 detection of member0 were left out" in " ".join(read.notes)
 
 
 def one_result(**changes):
@@ -308,6 +308,11 @@ def test_new_files_have_to_be_named_and_formed_like_the_fused_ones(coco, tmp_pat
     other.write_text(files[0].read_text())
     with pytest.raises(MisalignedMembers, match="'other'"):
         run.predict([other])
+    new = [tmp_path / "new" / file.name for file in files]
+    for path in new:  # of one image and class, in which the first member now finds something
+        path.write_text(one_result(image_id=2024, category_id=12))
+    fused = run.predict(new)
+    assert as_sets(fused) == {"2024": [("class2", 1.0, 2.0, 4.0, 6.0, 0.5)]}
     write_boxes(tmp_path / "new" / "member0.parquet", pool[0].parts[0])
     with pytest.raises(InvalidValue, match="of the form 'coco', and this one is 'boxes'"):
         run.predict([tmp_path / "new" / "member0.parquet", *files[1:]])

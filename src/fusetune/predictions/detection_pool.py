@@ -59,7 +59,8 @@ def read_detections(
             parts[name] = boxes_of(found, known, strangers=not strict)
             forms[name] = _form(found, known, parts[name])
         if dropped := len(found.scores_K) - len(parts[name].scores_K):
-            notes.append(f"{counted(dropped, 'detection')} of {name} have no annotated image.")
+            left_out = f"{counted(dropped, 'detection')} of {name} were left out"
+            notes.append(f"{left_out}: their images have no annotations.")
     stack = Stack.align(parts, ids=known.objects.ids, classes=known.objects.classes)
     return stack, Truth(known.objects, Boxes), forms, tuple(notes)
 

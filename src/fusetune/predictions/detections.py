@@ -26,6 +26,7 @@ from fusetune.predictions.tables import (
     read_arrow,
     write_table,
 )
+from fusetune.predictions.targets import replaced
 
 __all__ = ["Found", "box_columns", "boxes_of", "object_columns", "read_found", "write_boxes"]
 
@@ -94,7 +95,7 @@ def boxes_of(
         found: As read.
         known: Says which images there are, in which unit and order, and what numbers stand for.
         strangers: Leave out boxes of other images; else they are an error.
-        classes: What the member can find; empty: what the file says, or what it found.
+        classes: What the member can find, beside what it found; empty: what the file says.
 
     Raises:
         PredictionError: Other images, a class that nothing is known of, relative boxes of images
@@ -107,14 +108,14 @@ def boxes_of(
     if (rows_K < 0).any() and not strangers:
         strange = list(dict.fromkeys(found.images_K[rows_K < 0].tolist()))
         raise PredictionError(
-            f"{counted(len(strange), 'image')} have no annotations: {name_some(strange)}",
+            f"there are no annotations of {counted(len(strange), 'image')}: {name_some(strange)}",
             "detections of the annotated images",
             "Give the annotations of these images, or pass --missing renormalize to leave them out.",
         )
     kept = rows_K >= 0
     called = known.numbers if found.form == "yolo" else known.categories
     labels = [called.get(label, label) for label in found.labels_K[kept].tolist()]
-    able = tuple(classes) or found.classes or tuple(dict.fromkeys(sorted(labels)))
+    able = tuple(dict.fromkeys((*(classes or found.classes), *sorted(labels))))
     unknown = sorted(set(labels) - {*truth.classes, *found.classes})
     if unknown and (found.form != "boxes" or not set(labels) & set(truth.classes)):
         raise PredictionError(
@@ -125,23 +126,23 @@ def boxes_of(
     place = {name: index for index, name in enumerate(able)}
     labels_K = np.array([place[label] for label in labels], dtype=np.int64)
     corners = (found.boxes_K4[kept], found.scores_K[kept], labels_K)
-    check_boxes(found.boxes_K4[kept], truth.ids, rows_K[kept], relative=found.relative)
     boxes = Boxes.from_entries(truth.ids, able, rows_K[kept], corners)
-    return _in_unit(boxes, found.relative, truth)
+    check_boxes(boxes.boxes_K4, boxes.ids, boxes.rows_K, relative=found.relative)
+    return _in_unit(replaced(boxes, relative=found.relative), truth)
 
 
-def _in_unit(boxes: Boxes, relative: bool, truth: Objects) -> Boxes:
+def _in_unit(boxes: Boxes, truth: Objects) -> Boxes:
     """The boxes in the truth's unit; shares become pixels where the images' sizes are known."""
-    if relative and truth.sizes_N2 is not None:
+    if boxes.relative and truth.sizes_N2 is not None:
         return boxes.scaled(truth.sizes_N2, relative=False)
-    if relative != truth.relative:
+    if boxes.relative != truth.relative:
         unit = {True: "shares of the image", False: "pixels"}
         raise PredictionError(
-            f"the boxes are {unit[relative]} and the annotations {unit[truth.relative]}",
+            f"the boxes are {unit[boxes.relative]} and the annotations {unit[truth.relative]}",
             "one unit, or the images' width and height to convert by",
             "Write boxes in the annotations' unit, or annotations with the images' sizes.",
         )
-    return boxes.scaled(np.ones((len(boxes), 2)), relative=True) if relative else boxes
+    return boxes
 
 
 def write_boxes(path: Path, boxes: Boxes) -> None:
