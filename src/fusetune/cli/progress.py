@@ -54,6 +54,8 @@ class Screen:
         self._phase = phase
         if phase == "finetune":
             self._finetune(member, event)
+        elif phase == "features":
+            self._update(member, event["done"], "features")
         elif phase == "predict":
             self._update(member, event.get("done", 0.0), "predicting")
         elif phase == "soup":

@@ -6,6 +6,7 @@ Shapes: B rows of a batch, H height, W width, 3 RGB channels.
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +14,53 @@ import numpy.typing as npt
 from fusetune.data.inputs import Images, PixelImages
 from fusetune.finetune.randomness import Keys, mixed_seed, uniforms
 from fusetune.members.member import Preprocess
+from fusetune.predictions.kinds import Array, Floats
 
-__all__ = ["PixelStore", "epoch_order", "in_batches", "row_slices"]
+__all__ = ["FeatureStore", "PixelStore", "Store", "epoch_order", "in_batches", "row_slices"]
 
 Pixels = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.int64]
 
 CACHE_BYTES = 4 * 2**30  # decoded pixels of one split kept in memory; above, decoded every epoch
+
+
+class Store(Protocol):
+    """What a split's rows are read from, batch by batch: pixels, or features."""
+
+    @property
+    def is_decoded(self) -> bool:
+        """True if batches only need to be copied."""
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Size of all rows in memory; None if they are not kept there."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    def batch(self, rows: Rows) -> Array:
+        """`(B, ...)` some of the rows; a copy."""
+
+
+class FeatureStore:
+    """The features of a split, which stand in for its images.
+
+    Args:
+        features_ND: `(N, D)` float32.
+    """
+
+    is_decoded = True
+
+    def __init__(self, features_ND: Floats) -> None:
+        self._features_ND = features_ND
+        self.num_bytes = features_ND.nbytes
+
+    def __len__(self) -> int:
+        return len(self._features_ND)
+
+    def batch(self, rows: Rows) -> Array:
+        """`(B, D)` features of some rows; a copy."""
+        return self._features_ND[rows]
 
 
 class PixelStore:
@@ -46,6 +87,9 @@ class PixelStore:
         side = preprocess.size
         if self._native is None and len(images) * side * side * 3 <= CACHE_BYTES:
             self._cache = np.empty((len(images), side, side, 3), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.images)
 
     @property
     def is_decoded(self) -> bool:

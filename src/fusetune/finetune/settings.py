@@ -155,6 +155,12 @@ class Augmentation:
         jitter = self.color_jitter
         _check("augmentation.color_jitter", jitter, 0 <= jitter <= 1, "a number from 0 to 1")
 
+    @property
+    def is_off(self) -> bool:
+        """True if training images stay as they are."""
+        changes = (self.flip, self.crop_padding, self.rand_augment, self.color_jitter, self.cutout)
+        return not any((*changes, self.mixup, self.cutmix, self.resized_crop is not None))
+
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune:
@@ -261,6 +267,11 @@ class FineTune:
         _check("swa", self.swa, 0 <= self.swa < 1, "a share in [0, 1)")
         one = not (self.ema and self.swa)
         _check("swa", self.swa, one, f"0 with ema: {self.ema}; weights are averaged in one way")
+
+    @property
+    def reads_features(self) -> bool:
+        """True if the first epochs, or all, train the head alone, on images as they are."""
+        return self.train in ("head", "head_then_full", "gradual") and self.augmentation.is_off
 
     def scheduled_epochs(self, epoch: int) -> range:
         """The epochs, counted from 0, that share a run of the schedule with this one."""

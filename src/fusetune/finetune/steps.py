@@ -2,7 +2,8 @@
 """Step functions of one member, run in a worker process: named inputs in, files in a folder out."""
 
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from fusetune.data.inputs import Images
 from fusetune.data.prepare import load_prepared
 from fusetune.errors import InvalidValue, WeightsError
 from fusetune.finetune.engine import Engine, Plan, Report, Split
+from fusetune.finetune.features import Features, backbone_checksum, read_about
 from fusetune.finetune.objective import Objective
 from fusetune.fuse.state_dicts import state_checksum
 from fusetune.members.member import Member
@@ -21,6 +23,7 @@ from fusetune.store.artifact import write_json
 
 __all__ = [
     "JUDGED_ROLES",
+    "Finetuned",
     "check_member",
     "finetune_member",
     "member_outputs",
@@ -30,6 +33,20 @@ __all__ = [
 
 JUDGED_ROLES = ("validation", "holdout", "test")
 """Roles whose rows train no member."""
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What predicting reads of a member.
+
+    Args:
+        weights: As fine-tuning wrote them.
+        features: Folders of what its checkpoint made of the rows; used if all but the head is still
+            as it was.
+    """
+
+    weights: Path
+    features: tuple[Path, ...] = ()
 
 
 def check_member(
@@ -65,9 +82,23 @@ def check_member(
 
 
 def finetune_member(
-    folder: Path, source: Source, data: Path, plan: Plan | None, report: Report
+    folder: Path,
+    source: Source,
+    data: Path,
+    plan: Plan | None,
+    report: Report,
+    features: Path | None = None,
 ) -> tuple[int, int] | None:
     """Fine-tune on train rows and choose the epoch on validation rows; without a plan, neither.
+
+    Args:
+        folder: To write into.
+        source: The checkpoint.
+        data: Folder of the prepared rows.
+        plan: What for, and how.
+        report: Takes progress events.
+        features: Folder of what the checkpoint makes of train and validation rows, for epochs that
+            train the head alone.
 
     Writes:
         `weights.safetensors`; `member.json` with the preprocessing, the head, notes and, of a
@@ -86,11 +117,17 @@ def finetune_member(
         start["start"] = state_checksum(engine.state(member))
     stopped = None
     if plan is not None:
+        known, notes = _known(member, features)
         train, validation = (
-            Split(prepared.images.take(prepared.rows(role)), prepared.targets(role))
+            Split(
+                images=prepared.images.take(prepared.rows(role)),
+                targets=prepared.targets(role),
+                features_ND=None if known is None else known.take(prepared.rows(role)),
+            )
             for role in ("train", "validation")
         )
         history = engine.finetune(member, plan, (train, validation), folder / "work", report)
+        history = replace(history, notes=(*history.notes, *notes))
         write_json(folder / "history.json", asdict(history))
         stopped = history.stopped
     engine.save(member, folder / "weights.safetensors")
@@ -103,24 +140,37 @@ def predict_member(
     folder: Path,
     source: Source,
     data: Path,
-    weights: Path,
+    made: Finetuned,
     objective: Objective[Any],
     report: Report,
 ) -> None:
     """Predict the rows of every role but train.
 
+    Args:
+        folder: To write into.
+        source: The checkpoint.
+        data: Folder of the prepared rows.
+        made: What fine-tuning wrote.
+        objective: Turns outputs into predictions.
+        report: Takes progress events.
+
     Writes:
         `<role>.parquet` for every role, and `cost.json`: `predict_per_row` (mean seconds, decoding
-        included) and `parameters` (count).
+        and features included) and `parameters` (count).
     """
     prepared = load_prepared(data)
-    member = member_with(source, prepared.classes, weights)
+    member = member_with(source, prepared.classes, made.weights)
+    known = [one for folder in made.features if (one := _known(member, folder)[0]) is not None]
     seconds, done = 0.0, 0
     for role in JUDGED_ROLES:
         rows = prepared.rows(role)
         report({"phase": "predict", "role": role, "done": done / max(1, len(prepared.ids))})
         before = time.perf_counter()
-        outputs = member_outputs(member, prepared.images.take(rows), report)
+        outputs = _outputs_of_features(member, known, rows)
+        if outputs is None:
+            outputs = member_outputs(member, prepared.images.take(rows), report)
+        else:
+            seconds += max(one.seconds_per_row for one in known) * len(rows)
         seconds, done = seconds + time.perf_counter() - before, done + len(rows)
         prediction = objective.to_prediction(prepared.ids[rows], member.classes, outputs)
         assert isinstance(prediction, Columnar)
@@ -140,6 +190,26 @@ def member_with(source: Source, classes: tuple[str, ...], weights: Path) -> Memb
 def member_outputs(member: Member, images: Images, report: Report = lambda event: None) -> Array:
     """`(N, ...)` raw outputs of a member in evaluation mode."""
     return _engine(member).outputs(member, images, report)
+
+
+def _outputs_of_features(member: Member, known: Sequence[Features], rows: Array) -> Array | None:
+    """Outputs by the head alone; None where the rows' features are not known."""
+    for features in known:
+        if (features_ND := features.take(rows)) is not None:
+            return _engine(member).head_outputs(member, features_ND)
+    return None
+
+
+def _known(member: Member, folder: Path | None) -> tuple[Features | None, tuple[str, ...]]:
+    """Features that the member's own weights made, and a note where there could have been some."""
+    if folder is None:
+        return None, ()
+    features = Features.load(folder)
+    if features is None:
+        return None, (f"features were not kept: {read_about(folder)['why_not']}",)
+    if features.backbone != backbone_checksum(_engine(member), member):
+        return None, ("features were not used: other weights of the checkpoint made them",)
+    return features, ()
 
 
 def _engine(member: Member) -> Engine:

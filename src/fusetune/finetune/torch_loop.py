@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fusetune.finetune.batches import PixelStore, epoch_order, in_batches
+from fusetune.finetune.batches import epoch_order, in_batches
 from fusetune.finetune.engine import History, Plan, Report, Split
 from fusetune.finetune.randomness import Keys, mixed_seed, row_keys
 from fusetune.finetune.stopping import Stopwatch, diverged
@@ -27,7 +27,6 @@ from fusetune.finetune.torch_averages import Averages
 from fusetune.finetune.torch_checkpoint import State, Stateful, read_checkpoint, write_checkpoint
 from fusetune.finetune.torch_convolutions import one_position_products
 from fusetune.finetune.torch_graphs import StepGraphs
-from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
 from fusetune.finetune.torch_memory import (
     freed_memory_kept,
     is_out_of_memory,
@@ -42,6 +41,7 @@ from fusetune.finetune.torch_optimizer import (
     set_trained,
 )
 from fusetune.finetune.torch_precision import autocast, chosen_precision, memory_format
+from fusetune.finetune.torch_trainees import Trainees
 from fusetune.members.member import Member
 from fusetune.predictions.kinds import Array
 
@@ -62,9 +62,6 @@ class Training:
         self.settings, self.seed = plan.settings, plan.seed
         self.stopwatch = Stopwatch(plan.budget, len(splits[1].ids))
         self.keys: Keys = row_keys(splits[0].ids)
-        self.train, self.validation = (
-            Feed(PixelStore(split.images, member.preprocess), device) for split in splits
-        )
         train_targets, self.validation_targets = (
             self.objective.collate(split.targets, np.arange(len(split.ids))) for split in splits
         )
@@ -75,6 +72,7 @@ class Training:
         self.model: nn.Module = member.model.to(device)
         if device.type == "cuda":  # on CPUs the fused optimizers would copy such weights
             self.model.to(memory_format=memory_format(device))
+        self.trainees = Trainees(member, splits, device)
         groups = parameter_groups(member, plan.settings)
         self.optimizer = build_optimizer(groups, plan.settings.optimizer, device)
         self.averages = Averages(self.model, plan.settings)
@@ -126,8 +124,7 @@ class Training:
         """Put on the device what every step reads; a recorded step finds it where it was."""
         if stream is not None:
             stream.wait_stream(torch.cuda.default_stream(self.device))
-        layout = memory_format(self.device)
-        self.model_input = ModelInput(self.member.preprocess, self.device, layout)
+        self.trainee = self.trainees.of(self.settings, self.state.epoch)
         self.compiled = torch.compile(self.model, dynamic=False) if self.settings.compile else None
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         self.loss_sum = torch.zeros((), dtype=exact, device=self.device)
@@ -146,7 +143,8 @@ class Training:
         last_report = time.perf_counter()
         order = epoch_order(self.keys, self.strata, seed=self.seed, epoch=state.epoch)
         batches = in_batches(order, settings.batch_size)
-        if set_trained(self.member, settings, state.epoch):
+        before, self.trainee = self.trainee, self.trainees.of(settings, state.epoch)
+        if set_trained(self.member, settings, state.epoch) or before is not self.trainee:
             self.record_anew()
         if settings.head_epochs:
             begin_momentum(self.optimizer)
@@ -171,7 +169,7 @@ class Training:
     def steps(self, batches: list[Array]) -> Iterator[int]:
         """Do one step of the optimizer after the other, and say which was done."""
         state, todo = self.state, range(self.state.step, len(batches))
-        if self.train.resident is not None:
+        if self.trainee.train.resident is not None:
             order = torch.from_numpy(np.concatenate(batches)).to(self.device)
             rows = order.split([len(batch) for batch in batches])
             for step in todo:
@@ -179,7 +177,9 @@ class Training:
                 self.step_within_memory(rows[step], None)
                 yield step
             return
-        for step, pixels in zip(todo, self.train.batches(batches[state.step :]), strict=True):
+        for step, pixels in zip(
+            todo, self.trainee.train.batches(batches[state.step :]), strict=True
+        ):
             self.before_step(step, len(batches))
             rows_on_device = torch.from_numpy(batches[step]).to(self.device)
             self.step_within_memory(rows_on_device, pixels)
@@ -223,13 +223,13 @@ class Training:
 
     def record_anew(self) -> None:
         """Forget recorded steps, which hold their own memory."""
-        resident = self.train.resident is not None
+        resident = self.trainee.train.resident is not None
         self.recorded = StepGraphs(self.resident_step, self.stream if resident else None)
 
     def resident_step(self, rows: Tensor) -> None:
         """One step on rows of pixels that are on the device already."""
-        assert self.train.resident is not None
-        self.train_step(self.train.resident[rows], rows)
+        assert self.trainee.train.resident is not None
+        self.train_step(self.trainee.train.resident[rows], rows)
 
     def train_step(self, pixels: Tensor, rows: Tensor) -> None:
         """One step of the optimizer; the device adds up the loss, and nobody waits for it."""
@@ -252,10 +252,10 @@ class Training:
     def backward(self, pixels: Tensor, targets: Tensor, num_rows: int) -> Tensor:
         """Add to the gradients of a batch's mean loss what some of its rows give; their loss' sum."""
         # An epoch's last batch is not worth a translation of its own.
-        compiled = self.compiled if num_rows == self.settings.batch_size else None
-        model = self.model if compiled is None else compiled
+        whole = self.trainee.model is self.model and num_rows == self.settings.batch_size
+        model = self.compiled if whole and self.compiled is not None else self.trainee.model
         with autocast(self.state.precision, self.device):
-            outputs = model(self.model_input(pixels))
+            outputs = model(self.trainee.model_input(pixels))
         loss = self.objective.loss(outputs, targets, self.settings, self.class_weights)
         (loss * (len(pixels) / num_rows)).backward()
         return loss.detach().to(self.loss_sum.dtype) * len(pixels)
@@ -275,7 +275,7 @@ class Training:
         """Score the validation rows, and keep the weights if they are the best."""
         state = self.state
         with self.stopwatch.validating():
-            outputs = model_outputs(self.model, self.validation, self.model_input, state.precision)
+            outputs = self.trainee.validation_outputs(state.precision)
         figures = self.objective.scores(outputs, self.validation_targets)
         state.epoch += 1
         state.seconds += state.epoch_seconds

@@ -11,7 +11,14 @@ from fusetune.finetune.settings import FineTune, Optimizer
 from fusetune.finetune.torch_layers import depths, in_head
 from fusetune.members.member import Member
 
-__all__ = ["LearningRates", "begin_momentum", "build_optimizer", "parameter_groups", "set_trained"]
+__all__ = [
+    "LearningRates",
+    "begin_momentum",
+    "build_optimizer",
+    "parameter_groups",
+    "set_trained",
+    "trains_head_alone",
+]
 
 
 def parameter_groups(member: Member, settings: FineTune) -> list[dict[str, Any]]:
@@ -87,6 +94,12 @@ def first_trained(settings: FineTune, epoch: int, head: int) -> int:
         return 0
     joined = head * epoch // settings.head_epochs if settings.train == "gradual" else 0
     return head - joined
+
+
+def trains_head_alone(member: Member, settings: FineTune, epoch: int) -> bool:
+    """True if all but the head is frozen in an epoch, counted from 0."""
+    head = max(depths(member).values())
+    return first_trained(settings, epoch, head) == head
 
 
 class LearningRates:

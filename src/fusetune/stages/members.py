@@ -22,6 +22,7 @@ from fusetune.finetune.steps import JUDGED_ROLES
 from fusetune.plugins import find
 from fusetune.recipe import Recipe
 from fusetune.runtime.runner import Call, Event, Runner
+from fusetune.stages.features import FITTED, JUDGED, FeaturesStage, Made, identity
 from fusetune.stages.time_limit import TimeLimit
 from fusetune.store.artifact import JSON, Artifact, Step, canonical, file_checksum
 from fusetune.store.experiment import Experiment
@@ -76,7 +77,9 @@ class Context:
             "seed": self.recipe.seed,
         }
         shared = {"start": "shared"} if entry.in_soup else {}
-        return self.step(f"finetune-{entry.name}", {**inputs, **shared})
+        return self.step(
+            f"finetune-{entry.name}", {**inputs, **shared, **identity(self, entry, FITTED)}
+        )
 
     def soup_step(self, entry: MemberEntry, members: Sequence[Mapping[str, str]]) -> Step:
         """The step that averages members' weights; the holdout chooses what is to be chosen.
@@ -106,6 +109,7 @@ class Context:
         inputs = {
             "weights": weights,
             "rows": self.prepared.fingerprint(),
+            **identity(self, entry, FITTED, JUDGED),
         }
         return self.step(f"predict-{entry.name}", inputs)
 
@@ -213,19 +217,7 @@ def member_stage(
     def listen(event: Event) -> None:
         context.listen({"member": entry.name, **event})
 
-    def made(step: Step, function: str, arguments: Mapping[str, Any]) -> Artifact:
-        if artifact := step.finished():
-            listen({"phase": "skipped", "step": step.name})
-            return artifact
-        listen({"phase": "begun", "step": step.name})
-        common = {"folder": step.begin(), "source": entry.source, "data": data.folder}
-        call = Call(f"fusetune.finetune.{function}", {**common, **arguments})
-        stopped = context.runner.call(call, listen)
-        if stopped is not None:
-            listen({"phase": "stopped", "epoch": stopped[0] + 1, "step": stopped[1]})
-            return step.set_aside({"stopped": list(stopped)})
-        return step.finish()
-
+    made = _maker(context, entry, data, listen)
     finetuned: Artifact | None = None
     try:
         objective = context.objective()
@@ -236,11 +228,13 @@ def member_stage(
                 listen({"phase": "not_run", "error": NO_TIME})
                 return Outcome(entry, error=NO_TIME, not_run=True)
             plan = None if plan is None else replace(plan, budget=budget)
-        finetuned = made(step, function, {"plan": plan})
+        features = FeaturesStage(context, entry, made)
+        finetuned = made(step, function, lambda: features.to_finetune(plan))
         step = context.predict_step(entry, finetuned.checksums["weights.safetensors"])
         weights = finetuned.path("weights.safetensors")
-        arguments = {"weights": weights, "objective": objective}
-        predicted = made(step, "steps:predict_member", arguments)
+        predicted = made(
+            step, "steps:predict_member", lambda: features.to_predict(weights, objective)
+        )
     except FileFailed:
         raise  # no other member would have room
     except FusetuneError as error:
@@ -248,6 +242,28 @@ def member_stage(
         return Outcome(entry, finetuned=finetuned, error=str(error))
     listen({"phase": "finished"})
     return Outcome(entry, finetuned=finetuned, predicted=predicted)
+
+
+def _maker(
+    context: Context, entry: MemberEntry, data: Artifact, listen: Callable[[Event], None]
+) -> Made:
+    """What runs the steps of a member, unless they are finished."""
+
+    def made(step: Step, function: str, arguments: Callable[[], Mapping[str, Any]]) -> Artifact:
+        if artifact := step.finished():
+            listen({"phase": "skipped", "step": step.name})
+            return artifact
+        known = arguments()  # which may make other steps
+        listen({"phase": "begun", "step": step.name})
+        common = {"folder": step.begin(), "source": entry.source, "data": data.folder}
+        call = Call(f"fusetune.finetune.{function}", {**common, **known})
+        stopped = context.runner.call(call, listen)
+        if stopped is not None:
+            listen({"phase": "stopped", "epoch": stopped[0] + 1, "step": stopped[1]})
+            return step.set_aside({"stopped": list(stopped)})
+        return step.finish()
+
+    return made
 
 
 def _weights_step(

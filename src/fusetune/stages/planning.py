@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from fusetune.recipe import Scout
+from fusetune.stages.features import feature_steps
 from fusetune.stages.fusion import ensemble_inputs, fuse_step
 from fusetune.stages.members import Context
 from fusetune.stages.outcomes import judge_without_members
@@ -57,6 +58,9 @@ def planned_steps(context: Context) -> list[PlannedStep]:
             finetune = context.finetune_step(entry)
         else:
             finetune = context.soup_step(entry, [checksums[name] for name in entry.soup.of])
+        for step in feature_steps(context, entry).values():
+            if _planned(step) not in plan:  # members share it
+                plan.append(_planned(step))
         made = finetune.promised()
         checksums[entry.name] = {} if made is None else made.checksums
         weights = NOT_YET if made is None else made.checksums["weights.safetensors"]
@@ -87,7 +91,8 @@ def _scouting(context: Context, scout: Scout) -> tuple[list[Step], Artifact | No
         for entry, view in zip(scout.candidates, views, strict=True)
     ]
     scored = score_step(context, scout, looked)
-    return [*views, scored], scored.promised()
+    own = {view.folder: view for view in views}  # candidates of one checkpoint share it
+    return [*own.values(), scored], scored.promised()
 
 
 def _planned(step: Step) -> PlannedStep:

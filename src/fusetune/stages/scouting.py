@@ -8,7 +8,8 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,12 +25,15 @@ from fusetune.runtime.runner import Call
 from fusetune.scout.probe import probe_probs
 from fusetune.scout.score import TransferScore, View
 from fusetune.scout.subset import propose
-from fusetune.stages.members import Context
 from fusetune.store.artifact import Artifact, Step, canonical, file_checksum, write_json
+
+if TYPE_CHECKING:
+    from fusetune.stages.members import Context
 
 __all__ = [
     "ROLES",
     "Looked",
+    "known_view",
     "looked_at",
     "proposed_entries",
     "score_step",
@@ -58,6 +62,11 @@ class Looked:
         file = f"{name}.npy"
         return np.load(self.artifact.path(file)) if file in self.artifact.checksums else None
 
+    def path(self, role: str) -> Path:
+        """Where the features of a role's rows lie."""
+        assert self.artifact is not None
+        return self.artifact.path(f"features_{role}.npy")
+
     def view(self, role: str, targets: Targets) -> View:
         """Its view of a role's rows."""
         features = self.array(f"features_{role}")
@@ -71,7 +80,7 @@ class Looked:
         return dict(json.loads(self.artifact.path("cost.json").read_text(encoding="utf-8")))
 
 
-def scout_stage(context: Context, scout: Scout, data: Artifact) -> Mapping[str, Any]:
+def scout_stage(context: "Context", scout: Scout, data: Artifact) -> Mapping[str, Any]:
     """Score all candidates and propose some; the content of scout.json.
 
     Raises:
@@ -96,12 +105,12 @@ def scout_stage(context: Context, scout: Scout, data: Artifact) -> Mapping[str, 
     return dict(json.loads(artifact.path("scout.json").read_text(encoding="utf-8")))
 
 
-def looked_at(context: Context, scout: Scout) -> dict[str, Array]:
+def looked_at(context: "Context", scout: Scout) -> dict[str, Array]:
     """Role → positions of the rows that are looked at."""
     return {role: _rows(context, role, scout.settings.rows) for role in ROLES}
 
 
-def score_step(context: Context, scout: Scout, looked: Sequence[Looked]) -> Step:
+def score_step(context: "Context", scout: Scout, looked: Sequence[Looked]) -> Step:
     """The step that scores the views and proposes some."""
     inputs = {
         "views": {
@@ -114,8 +123,19 @@ def score_step(context: Context, scout: Scout, looked: Sequence[Looked]) -> Step
     return context.step("scout", inputs)
 
 
-def view_step(context: Context, entry: MemberEntry, rows: Mapping[str, Array]) -> Step:
-    """The step that looks at a candidate."""
+def known_view(context: "Context", entry: MemberEntry) -> Looked | None:
+    """What scouting saw of a member's checkpoint; None if it did not look at it."""
+    scout = context.recipe.scout
+    if scout is None or all(entry.source != one.source for one in scout.candidates):
+        return None
+    artifact = view_step(context, entry, looked_at(context, scout)).finished()
+    return None if artifact is None else Looked(entry, artifact)
+
+
+def view_step(context: "Context", entry: MemberEntry, rows: Mapping[str, Array]) -> Step:
+    """The step that looks at a candidate; those with one checkpoint share the first one's."""
+    assert context.recipe.scout is not None
+    same = [one for one in context.recipe.scout.candidates if one.source == entry.source]
     inputs = {
         "rows": context.prepared.fingerprint(),
         "looked_at": {role: len(positions) for role, positions in rows.items()},
@@ -123,7 +143,7 @@ def view_step(context: Context, entry: MemberEntry, rows: Mapping[str, Array]) -
         "source": canonical(entry.source),
         "files": [file_checksum(p) if p.is_file() else None for p in entry.source.files()],
     }
-    return context.step(f"view-{entry.name}", inputs)
+    return context.step(f"view-{same[0].name}", inputs)
 
 
 def proposed_entries(scout: Scout, scouted: Mapping[str, Any]) -> tuple[MemberEntry, ...]:
@@ -132,7 +152,7 @@ def proposed_entries(scout: Scout, scouted: Mapping[str, Any]) -> tuple[MemberEn
     return tuple(entries[name] for name in scouted["proposed"])
 
 
-def _rows(context: Context, role: str, most: int) -> Array:
+def _rows(context: "Context", role: str, most: int) -> Array:
     """Positions of the rows that are looked at, by hash of id, of each class in proportion."""
     prepared = context.prepared
     targets, positions = prepared.targets(role), prepared.rows(role)
@@ -142,7 +162,7 @@ def _rows(context: Context, role: str, most: int) -> Array:
 
 
 def _look(
-    context: Context, entry: MemberEntry, data: Artifact, rows: Mapping[str, Array]
+    context: "Context", entry: MemberEntry, data: Artifact, rows: Mapping[str, Array]
 ) -> Looked:
     step = view_step(context, entry, rows)
     try:
@@ -163,7 +183,7 @@ def _look(
 
 
 def _scored(
-    context: Context, scout: Scout, looked: Sequence[Looked], rows: Mapping[str, Array]
+    context: "Context", scout: Scout, looked: Sequence[Looked], rows: Mapping[str, Array]
 ) -> dict[str, Any]:
     metric, settings = context.recipe.metric, scout.settings
     truth = context.prepared.truth
@@ -210,7 +230,7 @@ def _scores(view: View) -> dict[str, dict[str, float | None]]:
 
 
 def _finetune_seconds(
-    context: Context, entry: MemberEntry, cost: Mapping[str, float]
+    context: "Context", entry: MemberEntry, cost: Mapping[str, float]
 ) -> float | None:
     """A rough estimate of what fine-tuning would take here."""
     if entry.finetune is None:

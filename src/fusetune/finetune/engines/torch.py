@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_model, save_model
@@ -12,14 +13,14 @@ from fusetune.atomic import replacing
 from fusetune.data.inputs import Images
 from fusetune.finetune.batches import PixelStore
 from fusetune.finetune.engine import Engine, History, Plan, Report, Split
-from fusetune.finetune.torch_features import head_inputs
+from fusetune.finetune.torch_features import head_inputs, linear_head
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
 from fusetune.finetune.torch_loop import Training
 from fusetune.finetune.torch_statistics import reestimate, statistics_names
 from fusetune.finetune.torch_views import Views, as_they_are, prediction_views
 from fusetune.fuse.soup import State
 from fusetune.members.member import Member
-from fusetune.predictions.kinds import Array
+from fusetune.predictions.kinds import Array, Floats
 
 __all__ = ["Torch"]
 
@@ -43,6 +44,15 @@ class Torch(Engine):
         with head_inputs(member, len(images)) as seen:
             outputs = _outputs(member, images, as_they_are)
             return seen(), outputs
+
+    def head_outputs(self, member: Member, features_ND: Floats) -> Array | None:
+        """`(N, C)` outputs of the head's linear layer; None without one of so many inputs."""
+        layer = linear_head(member, features_ND.shape[1])
+        if layer is None:
+            return None
+        with torch.inference_mode():
+            features = torch.from_numpy(np.ascontiguousarray(features_ND))
+            return layer.cpu()(features).numpy()
 
     def save(self, member: Member, path: Path) -> None:
         """Write the weights as safetensors; shared tensors are written once."""

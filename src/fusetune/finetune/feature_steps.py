@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step function of a checkpoint, run in a worker process: rows in, what its head reads out.
+
+Shapes: N rows, D features.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fusetune.data.inputs import Images
+from fusetune.data.prepare import load_prepared
+from fusetune.finetune.engine import Engine, Report
+from fusetune.finetune.features import backbone_checksum
+from fusetune.members.member import Member
+from fusetune.members.source import Source
+from fusetune.plugins import find
+from fusetune.predictions.kinds import Array
+from fusetune.store.artifact import write_json
+
+__all__ = ["feature_rows"]
+
+TRIED_ROWS = 8
+TOLERANCE = 1e-4
+"""Of the outputs' largest: two ways to sum the same products differ by about 1e-6 of it."""
+
+
+def feature_rows(
+    folder: Path,
+    source: Source,
+    data: Path,
+    parts: Sequence[Array],
+    known: tuple[Path, float] | None,
+    report: Report,
+) -> None:
+    """Features of some rows, by the checkpoint as it is.
+
+    Args:
+        folder: To write into.
+        source: The checkpoint.
+        data: Folder of the prepared rows.
+        parts: Positions among all rows; each part is run through the model by itself.
+        known: Features of the first part that were computed before, and the seconds that each of
+            its rows took.
+        report: Takes progress events.
+
+    Writes:
+        `features.npy`, `(N, D)` float32, with `rows.npy`, their positions, ascending; and
+        `about.json`: `why_not`, the reason why there are none, else null; `backbone`, the checksum
+        of the weights that made them; and `seconds_per_row`.
+    """
+    prepared = load_prepared(data)
+    member = source.load(prepared.classes)
+    engine = find(Engine, member.engine)()
+    if why_not := _why_not(engine, member, prepared.images, report):
+        write_json(folder / "about.json", {"why_not": why_not})
+        return
+    made, seconds = [], 0.0
+    for index, rows in enumerate(parts):
+        if index == 0 and known is not None:
+            made.append(np.load(known[0]))
+            seconds += known[1] * len(rows)
+            continue
+        report({"phase": "features", "done": index / len(parts)})
+        before = time.perf_counter()
+        made.append(engine.features(member, prepared.images.take(rows), report)[0])
+        seconds += time.perf_counter() - before
+    rows = np.concatenate(parts)
+    order = np.argsort(rows)
+    np.save(folder / "features.npy", np.concatenate(made)[order])
+    np.save(folder / "rows.npy", rows[order])
+    about = {
+        "why_not": None,
+        "backbone": backbone_checksum(engine, member),
+        "seconds_per_row": seconds / len(rows),
+    }
+    write_json(folder / "about.json", about)
+
+
+def _why_not(engine: Engine, member: Member, images: Images, report: Report) -> str | None:
+    """Why outputs do not follow from features, tried on some rows; None if they do."""
+    some = images.take(np.arange(min(TRIED_ROWS, len(images))))
+    features_ND, outputs = engine.features(member, some, report)
+    of_features = engine.head_outputs(member, features_ND)
+    if of_features is not None and of_features.shape == outputs.shape:
+        most = float(np.abs(outputs).max())
+        if np.isfinite(most) and np.abs(of_features - outputs).max() <= TOLERANCE * max(most, 1e-3):
+            return None
+    return "its outputs are not those of one linear layer on one vector of features"

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Features that a frozen model's head reads, computed once and kept.
+
+Shapes: N rows, D features.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from fusetune.finetune.engine import Engine
+from fusetune.fuse.state_dicts import state_checksum
+from fusetune.members.member import Member
+from fusetune.predictions.kinds import Array, Floats
+
+__all__ = ["Features", "backbone_checksum", "read_about"]
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What goes into the head, of some of the prepared rows.
+
+    Args:
+        rows_N: `(N,)` positions among all prepared rows, ascending.
+        features_ND: `(N, D)` float32, memory-mapped.
+        backbone: Checksum of the weights that made them: all but the head's.
+        seconds_per_row: What making them took, decoding included.
+    """
+
+    rows_N: Array
+    features_ND: Floats
+    backbone: str
+    seconds_per_row: float
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """What `feature_rows` wrote; None if the model's head cannot be run by itself."""
+        about = read_about(folder)
+        if about["why_not"]:
+            return None
+        features_ND = np.load(folder / "features.npy", mmap_mode="r")
+        rows_N = np.load(folder / "rows.npy")
+        return cls(rows_N, features_ND, about["backbone"], about["seconds_per_row"])
+
+    def take(self, rows: Array) -> Floats | None:
+        """`(n, D)` features of some rows, copied; None if one of them is not there."""
+        places = np.searchsorted(self.rows_N, rows).clip(max=len(self.rows_N) - 1)
+        if not np.array_equal(self.rows_N[places], rows):
+            return None
+        return np.asarray(self.features_ND[places])
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What a features artifact says of itself."""
+    return dict(json.loads((folder / "about.json").read_text(encoding="utf-8")))
+
+
+def backbone_checksum(engine: Engine, member: Member) -> str:
+    """SHA-256 of all weights and buffers but the head's."""
+    state = engine.state(member)
+    heads = tuple(f"{name}." for name in member.head)
+    return state_checksum({name: v for name, v in state.items() if not name.startswith(heads)})
