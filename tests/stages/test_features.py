@@ -32,6 +32,7 @@ members:
   - {source: mini, model: vgg, name: larger, preprocess: {size: 20}}
   - {source: mini, model: vgg, name: flipped, finetune: {augmentation: {flip: true}}}
   - {source: mini, model: vgg, name: random, weights: none}
+  - {source: mini, model: vgg, name: solved, finetune: {train: probe, augmentation: {flip: true}}}
 fuse: {methods: [mean]}
 """
 
@@ -94,15 +95,18 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_members_of_one_checkpoint_share_its_features(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    package.run(recipe_of("mini:vgg", "smooth", "later", "larger", "flipped", "random"), out)
+    names = ("mini:vgg", "smooth", "later", "larger", "flipped", "random", "solved")
+    package.run(recipe_of(*names), out)
     names = sorted(path.name[:-13] for path in out.glob("steps/features-*"))
     assert [name.rpartition("-")[2] for name in names] == ["fitted", "judged"] * 2
     assert len(made("feature_rows")) == 4  # of two checkpoints, by what they see
     read = {entry["folder"].name[9:-13]: entry.get("features") for entry in made("finetune_member")}
-    assert read["mini-vgg"] == read["smooth"] == read["later"] != read["larger"]
+    assert read["mini-vgg"] == read["smooth"] == read["later"] == read["solved"]
+    assert read["larger"] != read["solved"]
     assert read["flipped"] is read["random"] is None
     predicted = {e["folder"].name[8:-13]: e["made"].features for e in made("predict_member")}
     assert len(predicted["mini-vgg"]) == len(predicted["smooth"]) == 2
+    assert predicted["solved"] == predicted["smooth"]
     assert predicted["later"] == predicted["flipped"] == predicted["random"] == ()
 
     Here.calls.clear()

@@ -13,7 +13,7 @@ import numpy as np
 from fusetune.data.inputs import Images
 from fusetune.data.prepare import load_prepared
 from fusetune.finetune.engine import Engine, Report
-from fusetune.finetune.features import backbone_checksum
+from fusetune.finetune.features import backbone_checksum, makes_outputs
 from fusetune.members.member import Member
 from fusetune.members.source import Source
 from fusetune.plugins import find
@@ -23,8 +23,6 @@ from fusetune.store.artifact import write_json
 __all__ = ["feature_rows"]
 
 TRIED_ROWS = 8
-TOLERANCE = 1e-4
-"""Of the outputs' largest: two ways to sum the same products differ by about 1e-6 of it."""
 
 
 def feature_rows(
@@ -83,9 +81,6 @@ def _why_not(engine: Engine, member: Member, images: Images, report: Report) -> 
     """Why outputs do not follow from features, tried on some rows; None if they do."""
     some = images.take(np.arange(min(TRIED_ROWS, len(images))))
     features_ND, outputs = engine.features(member, some, report)
-    of_features = engine.head_outputs(member, features_ND)
-    if of_features is not None and of_features.shape == outputs.shape:
-        most = float(np.abs(outputs).max())
-        if np.isfinite(most) and np.abs(of_features - outputs).max() <= TOLERANCE * max(most, 1e-3):
-            return None
+    if makes_outputs(engine, member, features_ND, outputs):
+        return None
     return "its outputs are not those of one linear layer on one vector of features"

@@ -16,7 +16,10 @@ from fusetune.fuse.state_dicts import state_checksum
 from fusetune.members.member import Member
 from fusetune.predictions.kinds import Array, Floats
 
-__all__ = ["Features", "backbone_checksum", "read_about"]
+__all__ = ["Features", "backbone_checksum", "makes_outputs", "read_about"]
+
+TOLERANCE = 1e-4
+"""Of the outputs' largest: two ways to sum the same products differ by about 1e-6 of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +54,15 @@ class Features:
         if not np.array_equal(self.rows_N[places], rows):
             return None
         return np.asarray(self.features_ND[places])
+
+
+def makes_outputs(engine: Engine, member: Member, features_ND: Floats, outputs: Array) -> bool:
+    """True if the head alone makes a model's outputs of its features."""
+    of_features = engine.head_outputs(member, features_ND)
+    if of_features is None or of_features.shape != outputs.shape:
+        return False
+    most = float(np.abs(outputs).max())
+    return bool(np.abs(of_features - outputs).max() <= TOLERANCE * max(most, 1e-3))
 
 
 def read_about(folder: Path) -> dict[str, Any]:

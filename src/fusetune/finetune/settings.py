@@ -172,7 +172,11 @@ class FineTune:
         train: `full` trains every weight, `head` only the head, the rest frozen in evaluation mode;
             `head_then_full` (LP-FT, Kumar et al. 2022) first the head, so that a new one does not
             distort what was learned before, then every weight, each by a schedule of its own;
-            `gradual` (Howard & Ruder 2018) first the head, which the layers before it join one
+            `probe` solves for the head's linear layer on features of images as they are, with
+            the L2 penalty that is best on validation rows (Kornblith et al. 2019): of the other
+            keys, only `label_smoothing`, `class_weights` and `stop_by` mean anything then;
+            `probe_then_full` is LP-FT with a head so found, as its authors did it, and then
+            `epochs` of every weight; `gradual` (Howard & Ruder 2018) first the head, which the layers before it join one
             after another, the deepest first.
         head_epochs: How many of the epochs come before every weight is trained; for
             `head_then_full` and `gradual` only. Howard & Ruder let one layer join per epoch: as
@@ -215,7 +219,7 @@ class FineTune:
 
     epochs: int = 10
     batch_size: int = 64
-    train: Literal["full", "head", "head_then_full", "gradual"] = "full"
+    train: Literal["full", "head", "probe", "head_then_full", "probe_then_full", "gradual"] = "full"
     head_epochs: int | None = None
     layer_decay: float = 1.0
     label_smoothing: float = 0.0
@@ -243,8 +247,9 @@ class FineTune:
             expected = f"null with train: {self.train}"
             _check("head_epochs", self.head_epochs, self.head_epochs is None, expected)
         _check("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "a number in (0, 1]")
-        good = self.layer_decay == 1 or self.train != "head"
-        _check("layer_decay", self.layer_decay, good, "1 with train: head, which has one layer")
+        good = self.layer_decay == 1 or self.train not in ("head", "probe")
+        expected = f"1 with train: {self.train}, which has one layer"
+        _check("layer_decay", self.layer_decay, good, expected)
         _check(
             "label_smoothing",
             self.label_smoothing,
@@ -269,9 +274,20 @@ class FineTune:
         _check("swa", self.swa, one, f"0 with ema: {self.ema}; weights are averaged in one way")
 
     @property
+    def solves_head(self) -> bool:
+        """True if the head is solved for, before or instead of any epoch."""
+        return self.train in ("probe", "probe_then_full")
+
+    @property
     def reads_features(self) -> bool:
-        """True if the first epochs, or all, train the head alone, on images as they are."""
-        return self.train in ("head", "head_then_full", "gradual") and self.augmentation.is_off
+        """True if the head alone is solved for, or trained at first, on images as they are."""
+        begins_with_head = self.train in ("head", "head_then_full", "gradual")
+        return self.solves_head or (begins_with_head and self.augmentation.is_off)
+
+    @property
+    def keeps_backbone(self) -> bool:
+        """True if nothing but the head is ever trained."""
+        return self.train in ("head", "probe")
 
     def scheduled_epochs(self, epoch: int) -> range:
         """The epochs, counted from 0, that share a run of the schedule with this one."""

@@ -44,7 +44,7 @@ def feature_steps(context: "Context", entry: MemberEntry) -> dict[str, Step]:
         return {}
     given = entry.source.preprocess
     sees_views = given is not None and bool(given.test_flip or given.test_shift)
-    by_features = entry.finetune.train == "head" and not sees_views
+    by_features = entry.finetune.keeps_backbone and not sees_views
     return {which: _step(context, entry, which) for which in (FITTED, JUDGED)[: 1 + by_features]}
 
 

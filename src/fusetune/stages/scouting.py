@@ -236,4 +236,7 @@ def _finetune_seconds(
     if entry.finetune is None:
         return None
     train = len(context.prepared.rows("train"))
-    return BACKWARD * cost["predict_per_row"] * train * entry.finetune.epochs
+    pass_s = cost["predict_per_row"] * train
+    if entry.finetune.keeps_backbone and entry.finetune.reads_features:
+        return pass_s  # once; its head takes next to nothing
+    return BACKWARD * pass_s * entry.finetune.epochs

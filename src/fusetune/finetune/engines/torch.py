@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """PyTorch: any `torch.nn.Module` that turns `(B, 3, H, W)` floats into logits."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from fusetune.atomic import replacing
 from fusetune.data.inputs import Images
 from fusetune.finetune.batches import PixelStore
 from fusetune.finetune.engine import Engine, History, Plan, Report, Split
+from fusetune.finetune.features import makes_outputs
 from fusetune.finetune.torch_features import head_inputs, linear_head
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
 from fusetune.finetune.torch_loop import Training
+from fusetune.finetune.torch_probe import no_linear_head, solve_head
 from fusetune.finetune.torch_statistics import reestimate, statistics_names
 from fusetune.finetune.torch_views import Views, as_they_are, prediction_views
 from fusetune.fuse.soup import State
@@ -33,7 +36,17 @@ class Torch(Engine):
         self, member: Member, plan: Plan, splits: tuple[Split, Split], work: Path, report: Report
     ) -> History:
         """Fine-tune in place, ending with the best epoch's weights; see `torch_loop`."""
-        return Training(member, plan, splits, Accelerator().device).run(work, report)
+        if not plan.settings.solves_head:
+            return Training(member, plan, splits, Accelerator().device).run(work, report)
+        before = time.perf_counter()
+        probe = solve_head(member, plan, splits, self._features_of(member, splits, report))
+        seconds = time.perf_counter() - before
+        if plan.settings.train == "probe":
+            return probe.history(len(splits[0].ids), seconds)
+        history = Training(member, plan, splits, Accelerator().device).run(work, report)
+        return replace(
+            history, seconds=history.seconds + seconds, notes=(probe.note, *history.notes)
+        )
 
     def outputs(self, member: Member, images: Images, report: Report) -> Array:
         """`(N, ...)` outputs of the main head in evaluation mode, means over test-time views."""
@@ -53,6 +66,18 @@ class Torch(Engine):
         with torch.inference_mode():
             features = torch.from_numpy(np.ascontiguousarray(features_ND))
             return layer.cpu()(features).numpy()
+
+    def _features_of(
+        self, member: Member, splits: tuple[Split, Split], report: Report
+    ) -> tuple[Floats, Floats]:
+        """Those that were computed before, or computed now."""
+        found = [split.features_ND for split in splits if split.features_ND is not None]
+        if len(found) < len(splits):
+            made = [self.features(member, split.images, report) for split in splits]
+            if not makes_outputs(self, member, *made[1]):
+                raise no_linear_head()
+            found = [features_ND for features_ND, _ in made]
+        return found[0], found[1]
 
     def save(self, member: Member, path: Path) -> None:
         """Write the weights as safetensors; shared tensors are written once."""
