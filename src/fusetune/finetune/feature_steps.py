@@ -14,6 +14,7 @@ from fusetune.data.inputs import Images
 from fusetune.data.prepare import load_prepared
 from fusetune.finetune.engine import Engine, Report
 from fusetune.finetune.features import backbone_checksum, makes_outputs
+from fusetune.finetune.pixel_cache import with_pixels
 from fusetune.members.member import Member
 from fusetune.members.source import Source
 from fusetune.plugins import find
@@ -51,8 +52,10 @@ def feature_rows(
     """
     prepared = load_prepared(data)
     member = source.load(prepared.classes)
+    seen = with_pixels(prepared, member.preprocess, data, report)
+    images = seen.prepared.images
     engine = find(Engine, member.engine)()
-    if why_not := _why_not(engine, member, prepared.images, report):
+    if why_not := _why_not(engine, member, images, report):
         write_json(folder / "about.json", {"why_not": why_not})
         return
     made, seconds = [], 0.0
@@ -63,8 +66,8 @@ def feature_rows(
             continue
         report({"phase": "features", "done": index / len(parts)})
         before = time.perf_counter()
-        made.append(engine.features(member, prepared.images.take(rows), report)[0])
-        seconds += time.perf_counter() - before
+        made.append(engine.features(member, images.take(rows), report)[0])
+        seconds += time.perf_counter() - before + seen.decode_per_row * len(rows)
     rows = np.concatenate(parts)
     order = np.argsort(rows)
     np.save(folder / "features.npy", np.concatenate(made)[order])

@@ -13,6 +13,7 @@ from fusetune.errors import InvalidValue, WeightsError
 from fusetune.finetune.engine import Engine, Plan, Report, Split
 from fusetune.finetune.features import Features, backbone_checksum, read_about
 from fusetune.finetune.objective import Objective
+from fusetune.finetune.pixel_cache import Seen, with_pixels
 from fusetune.fuse.state_dicts import state_checksum
 from fusetune.members.member import Member
 from fusetune.members.source import Source
@@ -118,6 +119,8 @@ def finetune_member(
     stopped = None
     if plan is not None:
         known, notes = _known(member, features)
+        if known is None or not plan.settings.keeps_backbone:
+            prepared = with_pixels(prepared, member.preprocess, data, report).prepared
         train, validation = (
             Split(
                 images=prepared.images.take(prepared.rows(role)),
@@ -161,6 +164,7 @@ def predict_member(
     prepared = load_prepared(data)
     member = member_with(source, prepared.classes, made.weights)
     known = [one for folder in made.features if (one := _known(member, folder)[0]) is not None]
+    seen = Seen(prepared) if known else with_pixels(prepared, member.preprocess, data, report)
     seconds, done = 0.0, 0
     for role in JUDGED_ROLES:
         rows = prepared.rows(role)
@@ -168,7 +172,8 @@ def predict_member(
         before = time.perf_counter()
         outputs = _outputs_of_features(member, known, rows)
         if outputs is None:
-            outputs = member_outputs(member, prepared.images.take(rows), report)
+            outputs = member_outputs(member, seen.prepared.images.take(rows), report)
+            seconds += seen.decode_per_row * len(rows)
         else:
             seconds += max(one.seconds_per_row for one in known) * len(rows)
         seconds, done = seconds + time.perf_counter() - before, done + len(rows)
