@@ -135,7 +135,6 @@ def known_view(context: "Context", entry: MemberEntry) -> Looked | None:
 def view_step(context: "Context", entry: MemberEntry, rows: Mapping[str, Array]) -> Step:
     """The step that looks at a candidate; those with one checkpoint share the first one's."""
     assert context.recipe.scout is not None
-    same = [one for one in context.recipe.scout.candidates if one.source == entry.source]
     inputs = {
         "rows": context.prepared.fingerprint(),
         "looked_at": {role: len(positions) for role, positions in rows.items()},
@@ -143,7 +142,12 @@ def view_step(context: "Context", entry: MemberEntry, rows: Mapping[str, Array])
         "source": canonical(entry.source),
         "files": [file_checksum(p) if p.is_file() else None for p in entry.source.files()],
     }
-    return context.step(f"view-{same[0].name}", inputs)
+    return context.step(f"view-{shared_name(context.recipe.scout, entry)}", inputs)
+
+
+def shared_name(scout: Scout, entry: MemberEntry) -> str:
+    """Name of the first candidate with the checkpoint of an entry."""
+    return next(one.name for one in scout.candidates if one.source == entry.source)
 
 
 def proposed_entries(scout: Scout, scouted: Mapping[str, Any]) -> tuple[MemberEntry, ...]:
