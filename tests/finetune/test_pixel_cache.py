@@ -4,6 +4,7 @@
 import io
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,13 @@ def test_damaged_pixels_are_found_and_made_again(
     assert len(decoded) == NUM
 
 
+def test_two_at_a_time_decode_once(data: Path, decoded: list[int]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(seen, [data, data])
+    assert len(decoded) == NUM
+    np.testing.assert_array_equal(all_pixels(first), all_pixels(second))
+
+
 class Killed(Exception):
     """Ends the work in the middle."""
 
@@ -163,8 +171,7 @@ def test_too_many_images_stay_encoded(
             file.unlink()
         cache.rmdir()
     if lacking == "memory":
-        for module in ("pixel_cache", "batches"):
-            monkeypatch.setattr(f"fusetune.finetune.{module}.available_memory", lambda: 50_000)
+        monkeypatch.setattr("fusetune.finetune.batches.available_bytes", lambda: 50_000)
     else:
         usage = type("Usage", (), {"free": 80_000})
         monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
@@ -231,8 +238,7 @@ def test_steps_decode_together_and_end_as_they_would_alone(
     cost = json.loads((tmp_path / "b" / "predicted" / "cost.json").read_text())
     (pixels,) = data.parent.glob("pixels-*/cost.json")
     assert cost["predict_per_row"] > json.loads(pixels.read_text())["decode_per_row"] > 0
-    for module in ("pixel_cache", "batches"):
-        monkeypatch.setattr(f"fusetune.finetune.{module}.available_memory", lambda: 0)
+    monkeypatch.setattr("fusetune.finetune.batches.available_bytes", lambda: 0)
     streamed = made(tmp_path / "c", data)
     assert len(decoded) > 2 * NUM
     assert kept == again == streamed

@@ -11,9 +11,10 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
 import small_runs
-from fusetune.errors import InvalidValue, MemberFailed
+from fusetune.errors import InvalidValue
 from fusetune.finetune.engine import Plan, Split
 from fusetune.finetune.engines.torch import Torch
+from fusetune.finetune.features import check_linear_head
 from fusetune.finetune.objectives.classification import Classification
 from fusetune.finetune.objectives.multilabel import Multilabel
 from fusetune.finetune.objectives.regression import Regression
@@ -168,7 +169,10 @@ class Scaled(small_runs.Net):
 
 def test_outputs_that_are_not_the_heads_cannot_be_probed(tmp_path: Path) -> None:
     made = replace(member(), model=Scaled().eval())
-    with pytest.raises(MemberFailed, match=r"not those of one linear layer.*Write train: head"):
+    check_linear_head(Torch(), member())
+    with pytest.raises(InvalidValue, match=r"not those of one linear layer.*Write train: head"):
+        check_linear_head(Torch(), made)
+    with pytest.raises(InvalidValue, match=r"not those of one linear layer"):
         Torch().finetune(made, Plan(Classification(), PROBE, 0), SPLITS, tmp_path, lambda _: None)
 
 

@@ -61,6 +61,9 @@ class Here(Runner):
     def close(self) -> None:
         """Nothing was started."""
 
+    def another(self) -> "Here":
+        return Here()
+
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> type[Here]:

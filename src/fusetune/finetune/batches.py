@@ -4,10 +4,8 @@
 Shapes: B rows of a batch, H height, W width, 3 RGB channels.
 """
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -17,16 +15,18 @@ from fusetune.data.inputs import ChosenImages, Images, PixelImages
 from fusetune.finetune.randomness import Keys, mixed_seed, uniforms
 from fusetune.members.member import Preprocess
 from fusetune.predictions.kinds import Array, Floats
+from fusetune.runtime.machine import available_bytes, num_threads
 
 __all__ = [
     "FeatureStore",
     "PixelStore",
     "Store",
-    "available_memory",
     "epoch_order",
     "fitted",
     "in_batches",
     "is_fitted",
+    "num_decoders",
+    "room_for_pixels",
     "row_slices",
 ]
 
@@ -38,8 +38,7 @@ MEMORY_SHARE = 0.5
 """Of the available memory, for pixels that are read in random order: beyond it, that would wait for
 the disk, which takes longer than decoding them, and a model has to fit beside them."""
 UNKNOWN_MEMORY = 4 * 2**30  # bytes taken to be available where the system does not say
-DECODERS = max(2, min(16, os.cpu_count() or 2))
-"""Threads that decode: Pillow releases the interpreter meanwhile. Sixteen keep up with a fast GPU."""
+MOST_DECODERS = 16  # keep up with a fast GPU
 
 
 class Store(Protocol):
@@ -98,9 +97,11 @@ class PixelStore:
         self._is_fitted = is_fitted(images, preprocess.size)
         self._cache: Pixels | None = None
         self._filled = np.zeros(len(images), dtype=bool)
-        self._decoders = ThreadPoolExecutor(DECODERS)  # whose threads start when they are needed
+        self._decoders = ThreadPoolExecutor(
+            num_decoders()
+        )  # whose threads start when they are needed
         side = preprocess.size
-        most = min(CACHE_BYTES, MEMORY_SHARE * available_memory())
+        most = min(CACHE_BYTES, room_for_pixels())
         if not self._is_fitted and len(images) * side * side * 3 <= most:
             self._cache = np.empty((len(images), side, side, 3), dtype=np.uint8)
 
@@ -202,14 +203,15 @@ def pixels_of(images: Images, rows: Rows) -> Pixels:
     return images.pixels_NHW3[rows]
 
 
-def available_memory() -> int:
-    """Bytes that may be taken before the system has to swap."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return UNKNOWN_MEMORY
-    found = {name: value for name, _, value in (line.partition(":") for line in lines)}
-    return int(found["MemAvailable"].split()[0]) * 1024
+def room_for_pixels() -> float:
+    """Bytes of pixels that this machine has the memory for now."""
+    free = available_bytes()
+    return MEMORY_SHARE * (UNKNOWN_MEMORY if free is None else free)
+
+
+def num_decoders() -> int:
+    """Threads that decode: Pillow releases the interpreter meanwhile."""
+    return max(2, min(MOST_DECODERS, num_threads()))
 
 
 def fitted(pixels: Pixels, preprocess: Preprocess) -> Pixels:

@@ -13,7 +13,7 @@ import numpy as np
 from fusetune.data.inputs import Images
 from fusetune.data.prepare import load_prepared
 from fusetune.finetune.engine import Engine, Report
-from fusetune.finetune.features import backbone_checksum, makes_outputs
+from fusetune.finetune.features import NOT_LINEAR, backbone_checksum, makes_outputs
 from fusetune.finetune.pixel_cache import with_pixels
 from fusetune.members.member import Member
 from fusetune.members.source import Source
@@ -86,4 +86,4 @@ def _why_not(engine: Engine, member: Member, images: Images, report: Report) -> 
     features_ND, outputs = engine.features(member, some, report)
     if makes_outputs(engine, member, features_ND, outputs):
         return None
-    return "its outputs are not those of one linear layer on one vector of features"
+    return f"its {NOT_LINEAR}"

@@ -11,13 +11,24 @@ from typing import Any, Self
 
 import numpy as np
 
+from fusetune.data.inputs import PixelImages
+from fusetune.errors import InvalidValue
 from fusetune.finetune.engine import Engine
 from fusetune.fuse.state_dicts import state_checksum
 from fusetune.members.member import Member
 from fusetune.predictions.kinds import Array, Floats
 
-__all__ = ["Features", "backbone_checksum", "makes_outputs", "read_about"]
+__all__ = [
+    "NOT_LINEAR",
+    "Features",
+    "backbone_checksum",
+    "check_linear_head",
+    "makes_outputs",
+    "no_linear_head",
+    "read_about",
+]
 
+NOT_LINEAR = "outputs are not those of one linear layer on one vector of features"
 TOLERANCE = 1e-4
 """Of the outputs' largest: two ways to sum the same products differ by about 1e-6 of it."""
 
@@ -63,6 +74,28 @@ def makes_outputs(engine: Engine, member: Member, features_ND: Floats, outputs: 
         return False
     most = float(np.abs(outputs).max())
     return bool(np.abs(of_features - outputs).max() <= TOLERANCE * max(most, 1e-3))
+
+
+def check_linear_head(engine: Engine, member: Member) -> None:
+    """Refuse a model whose head cannot be solved for, found out on two random images.
+
+    Raises:
+        InvalidValue: Its outputs are not those of one linear layer.
+    """
+    side = member.preprocess.size
+    pixels = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
+    features_ND, outputs = engine.features(member, PixelImages(pixels), lambda event: None)
+    if not makes_outputs(engine, member, features_ND, outputs):
+        raise no_linear_head()
+
+
+def no_linear_head() -> InvalidValue:
+    """The error for models whose outputs are not one linear layer's."""
+    return InvalidValue(
+        f"the model's {NOT_LINEAR}",
+        "a model that ends in one linear layer, with train: probe or probe_then_full",
+        "Write train: head, or head_then_full.",
+    )
 
 
 def read_about(folder: Path) -> dict[str, Any]:

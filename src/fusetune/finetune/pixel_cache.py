@@ -21,9 +21,10 @@ import numpy as np
 
 from fusetune.data.inputs import ChosenImages, Images, PixelImages
 from fusetune.data.prepare import Prepared
-from fusetune.finetune.batches import DECODERS, MEMORY_SHARE, available_memory, fitted, is_fitted
+from fusetune.finetune.batches import fitted, is_fitted, num_decoders, room_for_pixels
 from fusetune.finetune.engine import Report
 from fusetune.members.member import Preprocess
+from fusetune.store.alone import alone
 from fusetune.store.artifact import MANIFEST, Step, write_json
 
 __all__ = ["Seen", "with_pixels"]
@@ -83,24 +84,29 @@ def with_pixels(prepared: Prepared, preprocess: Preprocess, data: Path, report: 
             "interpolation": preprocess.interpolation,
         },
     )
-    if not _is_whole(step):
-        if step.promised() is not None:
-            report({"phase": "damaged", "file": FILE})
-        folder, before = step.begin(), time.perf_counter()
-        _write(folder / FILE, images, preprocess, report)
-        per_row = (time.perf_counter() - before) / max(1, len(images))
-        write_json(folder / COST, {"decode_per_row": per_row})
-        step.finish()
+    with alone(step.root, step.folder.name):
+        if not _is_whole(step):
+            _make(step, images, preprocess, report)
     pixels = PixelImages(np.load(step.folder / FILE, mmap_mode="r"))
     cost = json.loads((step.folder / COST).read_text(encoding="utf-8"))
     chosen = ChosenImages(pixels, np.arange(len(images)))
     return Seen(replace(prepared, images=chosen), cost["decode_per_row"])
 
 
+def _make(step: Step, images: Images, preprocess: Preprocess, report: Report) -> None:
+    if step.promised() is not None:
+        report({"phase": "damaged", "file": FILE})
+    folder, before = step.begin(), time.perf_counter()
+    _write(folder / FILE, images, preprocess, report)
+    per_row = (time.perf_counter() - before) / max(1, len(images))
+    write_json(folder / COST, {"decode_per_row": per_row})
+    step.finish()
+
+
 def _has_room(num: int, preprocess: Preprocess, data: Path) -> bool:
     size = num * preprocess.size**2 * 3
     free = shutil.disk_usage(data).free
-    return size <= MEMORY_SHARE * available_memory() and size <= DISK_SHARE * free
+    return size <= room_for_pixels() and size <= DISK_SHARE * free
 
 
 def _content(data: Path) -> dict[str, str] | None:
@@ -127,7 +133,7 @@ def _write(path: Path, images: Images, preprocess: Preprocess, report: Report) -
     """All images one after another: on a full disk a memory map would end the process."""
     shape = (len(images), preprocess.size, preprocess.size, 3)
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    with path.open("wb") as file, ThreadPoolExecutor(DECODERS) as pool:
+    with path.open("wb") as file, ThreadPoolExecutor(num_decoders()) as pool:
         np.lib.format.write_array_header_1_0(file, header)
         for rows in _blocks(len(images)):
             report({"phase": "pixels", "done": rows.start / len(images)})

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fusetune.errors import MemberFailed
 from fusetune.finetune.engine import History, Plan, Split
+from fusetune.finetune.features import no_linear_head
 from fusetune.finetune.stopping import diverged
 from fusetune.finetune.torch_features import linear_head
 from fusetune.members.member import Member
 from fusetune.predictions.kinds import Floats
 
-__all__ = ["Probe", "no_linear_head", "solve_head"]
+__all__ = ["Probe", "solve_head"]
 
 PENALTIES = tuple(10.0**power for power in range(0, -7, -1))
 """Of half the squared weights, per row, on features of unit variance. Kornblith et al. 2019 try 45
@@ -80,7 +80,8 @@ def solve_head(
         features: Theirs.
 
     Raises:
-        MemberFailed: The head is not one linear layer, or no loss is finite.
+        InvalidValue: The head is not one linear layer.
+        MemberFailed: No loss is finite.
 
     Cost:
         Seven solutions by L-BFGS, each begun at the one before, of some tens of passes over (N, D).
@@ -109,15 +110,6 @@ def solve_head(
         raise diverged("validation", 1)
     layer.load_state_dict(chosen[0])
     return chosen[1]
-
-
-def no_linear_head() -> MemberFailed:
-    """The error for models whose outputs are not one linear layer's."""
-    return MemberFailed(
-        "its outputs are not those of one linear layer on one vector of features",
-        "a model that ends in one, for train: probe",
-        "Write train: head.",
-    )
 
 
 @dataclass(frozen=True, eq=False)

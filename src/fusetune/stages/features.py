@@ -7,6 +7,7 @@ not run again.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from fusetune.finetune.objective import Objective
 from fusetune.finetune.steps import Finetuned
 from fusetune.predictions.kinds import Array
 from fusetune.stages.scouting import known_view, looked_at
+from fusetune.store.alone import alone
 from fusetune.store.artifact import Artifact, Step, canonical, file_checksum, fingerprint
 
 if TYPE_CHECKING:
@@ -83,7 +85,11 @@ class FeaturesStage:
         return {"made": Finetuned(weights, folders), "objective": objective}
 
     def _folder(self, which: str, step: Step) -> Path:
-        return self.made(step, "feature_steps:feature_rows", lambda: self._arguments(which)).folder
+        with alone(step.root, step.folder.name):  # members are made side by side
+            if (artifact := step.finished()) is None:
+                arguments = partial(self._arguments, which)
+                artifact = self.made(step, "feature_steps:feature_rows", arguments)
+            return artifact.folder
 
     def _arguments(self, which: str) -> dict[str, Any]:
         parts, known = _parts(self.context, self.entry, which), None

@@ -43,6 +43,7 @@ class Context:
         runner: Where members' steps run.
         listen: Takes progress events.
         limit: The time that the run has; None: as much as it takes.
+        side_by_side: How many members are made at the same time.
     """
 
     recipe: Recipe
@@ -51,6 +52,7 @@ class Context:
     runner: Runner
     listen: Callable[[Event], None]
     limit: TimeLimit | None = None
+    side_by_side: int = 1
 
     def step(self, name: str, inputs: JSON, version: int = 1) -> Step:
         """A step of this run."""
@@ -156,13 +158,17 @@ class Outcome:
         )
 
 
-def check_members(context: Context) -> None:
+def check_members(context: Context) -> dict[str, int | None]:
     """Load every unfinished member once, so that what cannot work is said before any work.
+
+    Returns:
+        Name → bytes that fine-tuning takes, for those that are to be fine-tuned; None on a GPU.
 
     Raises:
         UsageError: Names the member and says what is wrong.
         MemberFailed: A member's own code raised while it was loaded.
     """
+    needs: dict[str, int | None] = {}
     for entry in context.recipe.members:
         if entry.soup is not None or context.finetune_step(entry).finished():
             continue
@@ -171,12 +177,15 @@ def check_members(context: Context) -> None:
             "source": entry.source,
             "classes": context.prepared.classes,
             "objective": context.objective(),
-            "finetuned": entry.finetune is not None,
+            "finetune": entry.finetune,
         }
         waits = context.limit is not None and entry.finetune is not None
         with context.limit.loading(entry.name) if context.limit and waits else nullcontext():
             call = Call("fusetune.finetune.steps:check_member", arguments)
-            context.runner.call(call, context.listen)
+            found = context.runner.call(call, context.listen)
+        if entry.finetune is not None:
+            needs[entry.name] = found["bytes"]
+    return needs
 
 
 def store_data(context: Context) -> Artifact:
@@ -224,7 +233,7 @@ def member_stage(
         step, function, plan = _weights_step(context, entry, objective, before)
         if context.limit is not None and isinstance(plan, Plan | None) and not step.finished():
             rows = sum(len(context.prepared.rows(role)) for role in JUDGED_ROLES)
-            if not (budget := context.limit.budget(entry.name, rows)):
+            if not (budget := context.limit.budget(entry.name, rows, context.side_by_side)):
                 listen({"phase": "not_run", "error": NO_TIME})
                 return Outcome(entry, error=NO_TIME, not_run=True)
             plan = None if plan is None else replace(plan, budget=budget)
