@@ -179,9 +179,7 @@ def test_a_kill_between_the_steps_changes_no_byte(tmp_path: Path, here: Any, ste
     here.calls.clear()
     package.run(content, tmp_path / "killed")
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
-    assert len(made("feature_rows")) == ["predict_member", "finetune_member", "feature_rows"].index(
-        step
-    )
+    assert len(made("feature_rows")) == (2 if step == "feature_rows" else 0)
 
 
 @pytest.mark.slow

@@ -146,6 +146,7 @@ class Training:
         before, self.trainee = self.trainee, self.trainees.of(settings, state.epoch)
         if set_trained(self.member, settings, state.epoch) or before is not self.trainee:
             self.record_anew()
+            self.stopwatch.forget_validating()
         if settings.head_epochs:
             begin_momentum(self.optimizer)
         self.draws.copy_(self.epoch_draws(state.epoch))

@@ -72,17 +72,23 @@ class FeaturesStage:
     made: Made
 
     def to_finetune(self, plan: Any) -> dict[str, Any]:  # noqa: ANN401
-        """Arguments of what makes the weights: the plan, and features for few members."""
-        steps = feature_steps(self.context, self.entry)
-        features = {"features": self._folder(FITTED, steps[FITTED])} if steps else {}
+        """Arguments of what makes the weights: the plan, and features for few members.
+
+        Those for predicting are computed, too: what a time limit leaves is then known.
+        """
+        folders = self._folders()
+        features = {"features": folders[FITTED]} if folders else {}
         return {"plan": plan, **features}
 
     def to_predict(self, weights: Path, objective: Objective[Any]) -> dict[str, Any]:
         """Arguments of predicting; no features of members whose backbones are trained."""
-        steps = feature_steps(self.context, self.entry)
-        read = steps.items() if JUDGED in steps else ()
-        folders = tuple(self._folder(which, step) for which, step in read)
+        by_features = JUDGED in feature_steps(self.context, self.entry)
+        folders = tuple(self._folders().values()) if by_features else ()
         return {"made": Finetuned(weights, folders), "objective": objective}
+
+    def _folders(self) -> dict[str, Path]:
+        steps = feature_steps(self.context, self.entry)
+        return {which: self._folder(which, step) for which, step in steps.items()}
 
     def _folder(self, which: str, step: Step) -> Path:
         with alone(step.root, step.folder.name):  # members are made side by side

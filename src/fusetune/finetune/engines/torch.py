@@ -67,7 +67,7 @@ class Torch(Engine):
             return None
         with torch.inference_mode():
             features = torch.from_numpy(np.ascontiguousarray(features_ND))
-            return layer.cpu()(features).numpy()
+            return layer(features.to(layer.weight.device)).cpu().numpy()
 
     def _features_of(
         self, member: Member, splits: tuple[Split, Split], report: Report
