@@ -21,6 +21,7 @@ from fusetune.predictions.pool import Pool, Reading, read_pool
 from fusetune.recipe import Fuse, Recipe, load_recipe, save_recipe
 from fusetune.runtime.runner import Event, Runner
 from fusetune.runtime.runners.local import Local
+from fusetune.stages.checking import check_members
 from fusetune.stages.files import (
     ensemble_of_files,
     fuse_settings,
@@ -28,6 +29,7 @@ from fusetune.stages.files import (
     publish_files,
     task_of,
 )
+from fusetune.stages.folds import folded, folded_member_stage
 from fusetune.stages.fusion import (
     chosen_fusion,
     ensemble_inputs,
@@ -36,7 +38,7 @@ from fusetune.stages.fusion import (
     publish_results,
     report_stage,
 )
-from fusetune.stages.members import Context, Outcome, check_members, member_stage, store_data
+from fusetune.stages.members import Context, Outcome, member_stage, store_data
 from fusetune.stages.outcomes import (
     about_run,
     ensemble_of,
@@ -341,7 +343,10 @@ def _flow(context: Context) -> Run:
     save_recipe(recipe, experiment.folder / "recipe.yaml")
     made: dict[str, Outcome] = {}
     for entry in recipe.members:
-        made[entry.name] = member_stage(context, entry, data, made)
+        if folded(context, entry):
+            made[entry.name] = folded_member_stage(context, entry, data)
+        else:
+            made[entry.name] = member_stage(context, entry, data, made)
     outcomes = list(made.values())
     finished = [outcome for outcome in outcomes if outcome.predicted is not None]
     if not finished:
@@ -352,7 +357,7 @@ def _flow(context: Context) -> Run:
             "at least one to fuse",
             "Give more time." if hurried else "Mend one and run again.",
         )
-    publish_predictions(experiment, finished)
+    publish_predictions(context, finished)
     context.listen({"phase": "fuse"})
     judge = judge_of(context, finished)
     made_of = {o.entry.name: o.predictions_fingerprint() for o in finished}

@@ -4,7 +4,7 @@
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,11 +63,21 @@ class TimeLimit:
         self._waiting: dict[str, float] = {}
 
     @contextmanager
-    def loading(self, member: str) -> Iterator[None]:
-        """Measures what loading takes of a member that waits to be fine-tuned."""
+    def loading(self, *members: str) -> Iterator[None]:
+        """Measures what loading takes of a member that waits to be fine-tuned.
+
+        Args:
+            members: Its name; of a folded member, that of each of its fine-tunings, which get
+                shares of their own.
+        """
         before = time.monotonic()
         yield
-        self._waiting[member] = time.monotonic() - before
+        self._waiting |= dict.fromkeys(members, time.monotonic() - before)
+
+    def give_up(self, members: Iterable[str]) -> None:
+        """These do not wait any more: others get their shares."""
+        for member in members:
+            self._waiting.pop(member, None)
 
     def keep(self, measured_s: float | None) -> None:
         """Keep time for fusing, judging and the report: half more than it took before, if it did."""
