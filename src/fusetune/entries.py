@@ -39,6 +39,11 @@ class MemberEntry:
     soup: SoupOf | None = None
     in_soup: bool = False
 
+    @property
+    def made_of(self) -> tuple[str, ...]:
+        """Names of the members that have to be made before it."""
+        return () if self.soup is None else self.soup.of
+
 
 def candidate_entries(
     content: object, default: FineTune | None, folder: Path

@@ -29,7 +29,6 @@ from fusetune.stages.files import (
     publish_files,
     task_of,
 )
-from fusetune.stages.folds import folded, folded_member_stage
 from fusetune.stages.fusion import (
     chosen_fusion,
     ensemble_inputs,
@@ -38,7 +37,7 @@ from fusetune.stages.fusion import (
     publish_results,
     report_stage,
 )
-from fusetune.stages.members import Context, Outcome, member_stage, store_data
+from fusetune.stages.members import Context, store_data
 from fusetune.stages.outcomes import (
     about_run,
     ensemble_of,
@@ -47,6 +46,7 @@ from fusetune.stages.outcomes import (
     publish_predictions,
     save_thumbnails,
 )
+from fusetune.stages.parallel import all_members, how_many
 from fusetune.stages.planning import PlannedStep, planned_steps
 from fusetune.stages.scouting import proposed_entries, scout_stage
 from fusetune.stages.streaming import fuse_streams, publish_streams, streamed_ensemble
@@ -149,13 +149,13 @@ def run(
             limit.keep(fusing_seconds(experiment.folder / LOG))
             context = replace(context, limit=limit)
         if context.recipe.members:
-            check_members(context)
+            context = _checked(context)
         with experiment:
+            context = _logged(context)
             if track is None:
-                return _flow(_logged(context))
-            with tracking(track, experiment.folder) as log:
-                context = replace(context, listen=listening(listen, log))
-                run = _flow(_logged(context))
+                return _flow(context)
+            with tracking(track, experiment.folder, context.listen) as log:
+                run = _flow(replace(context, listen=listening(context.listen, log)))
                 log_scores(log, run.results)
                 return run
 
@@ -341,13 +341,7 @@ def _flow(context: Context) -> Run:
     context = _with_members(context, data)
     experiment, recipe = context.experiment, context.recipe
     save_recipe(recipe, experiment.folder / "recipe.yaml")
-    made: dict[str, Outcome] = {}
-    for entry in recipe.members:
-        if folded(context, entry):
-            made[entry.name] = folded_member_stage(context, entry, data)
-        else:
-            made[entry.name] = member_stage(context, entry, data, made)
-    outcomes = list(made.values())
+    outcomes = list(all_members(context, data).values())
     finished = [outcome for outcome in outcomes if outcome.predicted is not None]
     if not finished:
         reasons = "; ".join(f"'{outcome.entry.name}': {outcome.error}" for outcome in outcomes)
@@ -380,9 +374,12 @@ def _with_members(context: Context, data: Artifact) -> Context:
         return context
     assert recipe.scout is not None
     members = proposed_entries(recipe.scout, scout_stage(context, recipe.scout, data))
-    context = replace(context, recipe=replace(recipe, members=members))
-    check_members(context)
-    return context
+    return _checked(replace(context, recipe=replace(recipe, members=members)))
+
+
+def _checked(context: Context) -> Context:
+    """The same context, its members loaded once; how many are made side by side hangs on their size."""
+    return replace(context, side_by_side=how_many(context.recipe, check_members(context)))
 
 
 def _logged(context: Context) -> Context:

@@ -10,13 +10,17 @@ from fusetune.stages.members import Context
 __all__ = ["check_members"]
 
 
-def check_members(context: Context) -> None:
+def check_members(context: Context) -> dict[str, int | None]:
     """Load every unfinished member once, so that what cannot work is said before any work.
+
+    Returns:
+        Name → bytes that fine-tuning takes, for those that are to be fine-tuned; None on a GPU.
 
     Raises:
         UsageError: Names the member and says what is wrong.
         MemberFailed: A member's own code raised while it was loaded.
     """
+    needs: dict[str, int | None] = {}
     for entry in context.recipe.members:
         waiting = unfinished(context, entry)
         if entry.soup is not None or not waiting:
@@ -26,9 +30,12 @@ def check_members(context: Context) -> None:
             "source": entry.source,
             "classes": context.prepared.classes,
             "objective": context.objective(),
-            "finetuned": entry.finetune is not None,
+            "finetune": entry.finetune,
         }
         waits = context.limit is not None and entry.finetune is not None
         with context.limit.loading(*waiting) if context.limit and waits else nullcontext():
             call = Call("fusetune.finetune.steps:check_member", arguments)
-            context.runner.call(call, context.listen)
+            found = context.runner.call(call, context.listen)
+        if entry.finetune is not None:
+            needs[entry.name] = found["bytes"]
+    return needs

@@ -55,6 +55,7 @@ class Context:
         listen: Takes progress events.
         limit: The time that the run has; None: as much as it takes.
         part: Which of a folded member's fine-tunings this is the context of; None: of none.
+        side_by_side: How many members are made at the same time.
     """
 
     recipe: Recipe
@@ -64,6 +65,7 @@ class Context:
     listen: Callable[[Event], None]
     limit: TimeLimit | None = None
     part: Part | None = None
+    side_by_side: int = 1
 
     def step(self, name: str, inputs: JSON, version: int = 1) -> Step:
         """A step of this run."""
@@ -269,7 +271,7 @@ def member_stage(
         step, function, plan = _weights_step(context, entry, objective, before)
         if context.limit is not None and isinstance(plan, Plan | None) and not step.finished():
             rows = sum(len(context.prepared.rows(role)) for role in context.prepared.judged_roles)
-            if not (budget := context.limit.budget(entry.name, rows)):
+            if not (budget := context.limit.budget(entry.name, rows, context.side_by_side)):
                 listen({"phase": "not_run", "error": NO_TIME})
                 return Outcome(entry, error=NO_TIME, not_run=True)
             plan = None if plan is None else replace(plan, budget=budget)

@@ -61,18 +61,20 @@ class TimeLimit:
         self._ends_at = time.monotonic() + seconds
         self._fusing_s = 0.0
         self._waiting: dict[str, float] = {}
+        self._one_by_one: dict[str, tuple[str, ...]] = {}
 
     @contextmanager
     def loading(self, *members: str) -> Iterator[None]:
         """Measures what loading takes of a member that waits to be fine-tuned.
 
         Args:
-            members: Its name; of a folded member, that of each of its fine-tunings, which get
-                shares of their own.
+            members: Its name; of a folded member, those of its fine-tunings, which get shares of
+                their own and are done one after another.
         """
         before = time.monotonic()
         yield
         self._waiting |= dict.fromkeys(members, time.monotonic() - before)
+        self._one_by_one |= dict.fromkeys(members, members)
 
     def give_up(self, members: Iterable[str]) -> None:
         """These do not wait any more: others get their shares."""
@@ -84,17 +86,20 @@ class TimeLimit:
         guess = min(max(FUSING_SHARE * self.seconds, FUSING_LEAST_S), FUSING_MOST_S)
         self._fusing_s = guess if measured_s is None else max(1.5 * measured_s, FUSING_LEAST_S)
 
-    def budget(self, member: str, rows: int) -> Budget | None:
+    def budget(self, member: str, rows: int, side_by_side: int = 1) -> Budget | None:
         """The time of a member whose turn it is; None: there is not enough left.
 
         Args:
             member: Its name.
             rows: Number of rows that it has to predict.
+            side_by_side: How many members are made at the same time.
         """
         now = time.monotonic()
         left = self._ends_at - self._fusing_s - now
         loading = self._waiting.get(member, 0.0)
-        share = max(left / max(1, len(self._waiting)), LOADINGS * loading)
+        own = sum(name in self._waiting for name in self._one_by_one.get(member, ()))
+        turns = max(1.0, own, len(self._waiting) / side_by_side)
+        share = max(left / turns, LOADINGS * loading)
         self._waiting.pop(member, None)
         return Budget(now + share - loading, rows) if 0 < share <= left else None
 
