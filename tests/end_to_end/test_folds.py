@@ -334,16 +334,18 @@ def test_numbers_are_standardized_by_each_folds_own_rows(tmp_path: Path) -> None
         "task": "image_regression",
         "data": {**table, "label": ["shade"], "roles": {"folds": 3, "test": 30}},
         "finetune": {"epochs": 2, "batch_size": 8},
-        "members": ["mini:resnet"],
+        "members": ["mini:resnet", "mini:vgg"],
+        "parallel": 2,
     }
     out = tmp_path / "run"
     library.run(recipe, out)
     saved = json.loads((out / "ensemble" / "ensemble.json").read_text())
+    assert set(saved["folds"]) == set(FOLDED)
     means = [objective["mean"][0] for objective in saved["folds"]["mini-resnet"]]
     assert len(set(means)) == 3
     stored = read_columnar(out / "predictions" / "mini-resnet" / "test.parquet", Values)
     paths = [str(tmp_path / name) for name in stored.ids]
-    again = library.load(out).predict_members(paths).parts[0]
+    again = library.load(out).predict_members(paths)["mini-resnet"]
     assert np.allclose(again.array_NC, stored.array_NC, rtol=1e-5)
 
 
