@@ -192,12 +192,10 @@ def stopping(when: Callable[[Mapping[str, Any]], bool]) -> Callable[[Mapping[str
 
 
 def moments() -> Iterable[Callable[[Mapping[str, Any]], bool]]:
-    """Between two folds, within one, before and while the refit is made, and before joining."""
+    """Between two folds, within one, within the refit, and after the predictions are joined."""
     for member, phase in (
         ("mini-resnet-fold2", "begun"),
         ("mini-resnet-fold3", "finetune"),
-        ("mini-vgg-fold1", "predict"),
-        ("mini-vgg-refit", "begun"),
         ("mini-vgg-refit", "finetune"),
     ):
         yield lambda event, member=member, phase=phase: (  # type: ignore[misc]
@@ -226,9 +224,9 @@ def test_a_fold_without_time_leaves_the_member_not_run_and_the_same_run_finishes
 ) -> None:
     asked, budget = [], TimeLimit.budget
 
-    def no_time(self: TimeLimit, member: str, rows: int) -> Any:
+    def no_time(self: TimeLimit, member: str, rows: int, side_by_side: int) -> Any:
         asked.append((member, rows))
-        return None if member == "mini-vgg-fold2" else budget(self, member, rows)
+        return None if member == "mini-vgg-fold2" else budget(self, member, rows, side_by_side)
 
     monkeypatch.setattr(TimeLimit, "budget", no_time)
     found = library.run(with_folds(), tmp_path, time_limit="1h").results
