@@ -118,7 +118,7 @@ def probes(folder: Path, data: Path, rows: int, repeats: int) -> list[str]:
             known = None
             if cached:
                 known = place / "features"
-                feature_rows(known, source, stored, [fitted], None, silent)
+                feature_rows(known, source, stored, [fitted], [], silent)
             finetune_member(place, source, stored, plan, silent, known)
 
         return timed(work)

@@ -162,7 +162,7 @@ def computed(folder: Path, data: Path, source: Any = VGG, **more: Any) -> Path:
     """A features artifact of all rows."""
     folder.mkdir()
     parts = more.pop("parts", [np.arange(150)])
-    feature_rows(folder, source, data, parts, more.pop("known", None), silent)
+    feature_rows(folder, source, data, parts, more.pop("known", []), silent)
     return folder
 
 
@@ -238,7 +238,7 @@ def test_parts_that_are_known_are_not_run_again(tmp_path: Path, data: Path) -> N
     parts = [rows[:40], rows[40:]]
     whole = Features.load(computed(tmp_path / "whole", data, parts=parts))
     np.save(tmp_path / "known.npy", np.full((40, whole.features_ND.shape[1]), 7, np.float32))
-    known = (tmp_path / "known.npy", 1000.0)
+    known = [(tmp_path / "known.npy", 1000.0)]
     made = Features.load(computed(tmp_path / "made", data, parts=parts, known=known))
     np.testing.assert_array_equal(made.rows_N, np.arange(150))
     assert (made.take(np.sort(parts[0])) == 7).all()

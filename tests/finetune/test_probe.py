@@ -119,6 +119,28 @@ def test_validation_rows_choose_the_penalty() -> None:
     assert by_accuracy.figures["accuracy"] >= probe.figures["accuracy"]
 
 
+def test_where_all_rows_train_some_are_left_out_to_choose_the_penalty() -> None:
+    luck = Targets(IDS, CLASSES, np.random.default_rng(1).integers(0, 2, 80))
+    every = Split(SPLITS[0].images, luck)
+    made, plan = member(), Plan(Classification(), PROBE, seed=0, only_epochs=1)
+    probe = solve_head(made, plan, (every, every), (FEATURES, FEATURES))
+    assert probe.penalty > PENALTIES[-1]  # the weakest one fits the rows that chose it best
+    held = np.arange(80) % 10 == 9
+    splits = (
+        Split(SPLITS[0].images, luck.take(~held)),
+        Split(SPLITS[0].images, luck.take(held)),
+    )
+    chosen = solve_head(
+        member(), replace(plan, only_epochs=None), splits, (FEATURES[~held], FEATURES[held])
+    )
+    assert chosen.penalty == probe.penalty
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fusetune.finetune.torch_probe.PENALTIES", (probe.penalty,))
+        whole = member()
+        solve_head(whole, replace(plan, only_epochs=None), (every, every), (FEATURES, FEATURES))
+    torch.testing.assert_close(made.model.fc.weight, whole.model.fc.weight)
+
+
 @pytest.mark.usefixtures("one_penalty")
 def test_a_member_that_is_a_probe_keeps_its_body(tmp_path: Path) -> None:
     before = weights(member())

@@ -155,13 +155,13 @@ def test_views_of_scouting_are_read_and_not_made_again(tmp_path: Path) -> None:
     calls = made("feature_rows")
     assert len(calls) == 2
     for role, call in zip(("train", "holdout"), calls, strict=True):
-        assert call["known"][0] == view["folder"] / f"features_{role}.npy"
-        assert call["known"][0].exists()
+        assert call["known"][0][0] == view["folder"] / f"features_{role}.npy"
+        assert call["known"][0][0].exists()
         assert [len(part) for part in call["parts"]] == [40, {"train": 50, "holdout": 80}[role]]
         rows = np.load(call["folder"] / "rows.npy")
         places = np.searchsorted(rows, view["rows"][role])
         features = np.load(call["folder"] / "features.npy")
-        np.testing.assert_array_equal(features[places], np.load(call["known"][0]))
+        np.testing.assert_array_equal(features[places], np.load(call["known"][0][0]))
     planned = {one.step: one.state for one in plan(content, out)}
     assert set(planned.values()) == {"done"}
     assert len([name for name in planned if name.startswith("view-")]) == 1
@@ -208,3 +208,33 @@ def test_history_says_nothing_of_features_that_served(tmp_path: Path) -> None:
     assert not [note for note in results["members"][0]["notes"] if "features" in note]
     (made_of,) = (tmp_path / "run").glob("steps/features-*-fitted-*/about.json")
     assert json.loads(made_of.read_text())["why_not"] is None
+
+
+@pytest.mark.slow
+def test_the_models_of_all_folds_share_features_and_views(tmp_path: Path) -> None:
+    content = recipe_of("mini:vgg", "solved")
+    candidates = content.pop("members")
+    content["data"] = {
+        "source": "digits",
+        "limit": 90,
+        "roles": {"folds": 3, "test": 60, "refit": True},
+    }
+    content |= {"members": "scout", "scout": {"candidates": candidates, "rows": 20}}
+    out = tmp_path / "run"
+    run = package.run(content, out)
+    assert {member["status"] for member in run.results["members"]} == {"ok"}
+    assert len(made("view_rows")) == 1
+    fitted, judged = made("feature_rows")  # of two members, four models each
+    assert [len(part) for part in fitted["parts"]] == [20, 20, 50]
+    assert [path.name for path, _ in fitted["known"]] == [
+        "features_train.npy",
+        "features_holdout.npy",
+    ]
+    assert ([len(part) for part in judged["parts"]], judged["known"]) == ([60], [])
+    assert len(made("finetune_member")) == len(made("predict_member")) == 2 * 4
+    assert {call["features"] for call in made("finetune_member")} == {fitted["folder"]}
+    folders = (fitted["folder"], judged["folder"])
+    assert {call["made"].features for call in made("predict_member")} == {folders}
+    planned = {one.step: one.state for one in plan(content, out)}
+    assert set(planned.values()) == {"done"}
+    assert len([name for name in planned if name.startswith("features-")]) == 2

@@ -68,6 +68,9 @@ class Plan:
         start_seed: Of what is new before fine-tuning (a head, `weights: none`), where members of
             a soup share it; None: `seed`.
         budget: When to stop before the last epoch, keeping the best one; None: never.
+        only_epochs: End after so many of the epochs that the learning rates are scheduled for, and
+            keep the weights as they are then, whatever the validation rows say; None: all, and
+            the best ones.
     """
 
     objective: Objective[Any]
@@ -75,6 +78,12 @@ class Plan:
     seed: int
     start_seed: int | None = None
     budget: Budget | None = None
+    only_epochs: int | None = None
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs at most."""
+        return self.settings.epochs if self.only_epochs is None else self.only_epochs
 
     @property
     def seed_of_start(self) -> int:

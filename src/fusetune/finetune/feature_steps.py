@@ -31,7 +31,7 @@ def feature_rows(
     source: Source,
     data: Path,
     parts: Sequence[Array],
-    known: tuple[Path, float] | None,
+    known: Sequence[tuple[Path, float]],
     report: Report,
 ) -> None:
     """Features of some rows, by the checkpoint as it is.
@@ -41,8 +41,8 @@ def feature_rows(
         source: The checkpoint.
         data: Folder of the prepared rows.
         parts: Positions among all rows; each part is run through the model by itself.
-        known: Features of the first part that were computed before, and the seconds that each of
-            its rows took.
+        known: Features of the first parts that were computed before, and the seconds that each of
+            their rows took.
         report: Takes progress events.
 
     Writes:
@@ -60,9 +60,10 @@ def feature_rows(
         return
     made, seconds = [], 0.0
     for index, rows in enumerate(parts):
-        if index == 0 and known is not None:
-            made.append(np.load(known[0]))
-            seconds += known[1] * len(rows)
+        if index < len(known):
+            path, per_row = known[index]
+            made.append(np.load(path))
+            seconds += per_row * len(rows)
             continue
         report({"phase": "features", "done": index / len(parts)})
         before = time.perf_counter()

@@ -63,7 +63,8 @@ def with_pixels(prepared: Prepared, preprocess: Preprocess, data: Path, report: 
     Args:
         prepared: As `load_prepared` gives them.
         preprocess: The member's own.
-        data: The folder of the stored rows, a finished artifact; of any other nothing is kept.
+        data: The folder of the stored rows, a finished artifact, or of a fold in it; of any other
+            nothing is kept.
         report: Takes progress events.
 
     Cost:
@@ -73,6 +74,8 @@ def with_pixels(prepared: Prepared, preprocess: Preprocess, data: Path, report: 
     everything = ChosenImages(images, np.arange(len(images)))
     if is_fitted(images, preprocess.size) or not _has_room(len(images), preprocess, data):
         return Seen(replace(prepared, images=everything))
+    if not (data / MANIFEST).exists():
+        data = data.parent  # of a fold's roles
     if (content := _content(data)) is None:
         return Seen(replace(prepared, images=everything))
     step = Step(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fusetune.data.inputs import Images
-from fusetune.data.prepare import load_prepared
+from fusetune.data.prepare import Prepared, load_prepared
 from fusetune.errors import InvalidValue, WeightsError
 from fusetune.finetune.engine import Engine, Plan, Report, Split
 from fusetune.finetune.features import Features, backbone_checksum, check_linear_head, read_about
@@ -24,7 +24,6 @@ from fusetune.predictions.kinds import Array, Columnar
 from fusetune.store.artifact import write_json
 
 __all__ = [
-    "JUDGED_ROLES",
     "Finetuned",
     "check_member",
     "finetune_member",
@@ -33,8 +32,8 @@ __all__ = [
     "predict_member",
 ]
 
-JUDGED_ROLES = ("validation", "holdout", "test")
-"""Roles whose rows train no member."""
+CHECKED_ROWS = 200
+"""Train rows that stand in for validation rows where the epoch is fixed and all rows train."""
 
 
 @dataclass(frozen=True)
@@ -129,15 +128,8 @@ def finetune_member(
         known, notes = _known(member, features)
         if known is None or not plan.settings.keeps_backbone:
             prepared = with_pixels(prepared, member.preprocess, data, report).prepared
-        train, validation = (
-            Split(
-                images=prepared.images.take(prepared.rows(role)),
-                targets=prepared.targets(role),
-                features_ND=None if known is None else known.take(prepared.rows(role)),
-            )
-            for role in ("train", "validation")
-        )
-        history = engine.finetune(member, plan, (train, validation), folder / "work", report)
+        splits = _splits(prepared, known, fixed_epoch=plan.only_epochs is not None)
+        history = engine.finetune(member, plan, splits, folder / "work", report)
         history = replace(history, notes=(*history.notes, *notes))
         write_json(folder / "history.json", asdict(history))
         stopped = history.stopped
@@ -166,15 +158,15 @@ def predict_member(
         report: Takes progress events.
 
     Writes:
-        `<role>.parquet` for every role, and `cost.json`: `predict_per_row` (mean seconds, decoding
-        and features included) and `parameters` (count).
+        `<role>.parquet` for every such role that has rows, and `cost.json`: `predict_per_row` (mean
+        seconds, decoding and features included) and `parameters` (count).
     """
     prepared = load_prepared(data)
     member = member_with(source, prepared.classes, made.weights)
     known = [one for folder in made.features if (one := _known(member, folder)[0]) is not None]
     seen = Seen(prepared) if known else with_pixels(prepared, member.preprocess, data, report)
     seconds, done = 0.0, 0
-    for role in JUDGED_ROLES:
+    for role in prepared.judged_roles:
         rows = prepared.rows(role)
         report({"phase": "predict", "role": role, "done": done / max(1, len(prepared.ids))})
         before = time.perf_counter()
@@ -191,6 +183,23 @@ def predict_member(
     parameters = _engine(member).num_parameters(member)
     cost = {"predict_per_row": seconds / max(1, done), "parameters": parameters}
     write_json(folder / "cost.json", cost)
+
+
+def _splits(
+    prepared: Prepared, known: Features | None, *, fixed_epoch: bool
+) -> tuple[Split, Split]:
+    """Train and validation rows; a fixed epoch is chosen by none, and all rows train."""
+    train = prepared.rows("train")
+    validation = train[:CHECKED_ROWS] if fixed_epoch else prepared.rows("validation")
+    first, second = (
+        Split(
+            images=prepared.images.take(rows),
+            targets=prepared.truth.take(rows),
+            features_ND=None if known is None else known.take(rows),
+        )
+        for rows in (train, validation)
+    )
+    return first, second
 
 
 def member_with(source: Source, classes: tuple[str, ...], weights: Path) -> Member:

@@ -60,6 +60,7 @@ class Training:
     ) -> None:
         self.member, self.objective, self.device = member, plan.objective, device
         self.settings, self.seed = plan.settings, plan.seed
+        self.num_epochs, self.keeps_last = plan.num_epochs, plan.only_epochs is not None
         self.stopwatch = Stopwatch(plan.budget, len(splits[1].ids))
         self.keys: Keys = row_keys(splits[0].ids)
         train_targets, self.validation_targets = (
@@ -92,7 +93,7 @@ class Training:
             one_position_products(self.model),
         ):
             self.prepare(stream)
-            while self.state.epoch < self.settings.epochs and not self.out_of_patience():
+            while self.state.epoch < self.num_epochs and not self.out_of_patience():
                 self.train_epoch(checkpoint, report)
                 if self.stopwatch.stopped is None:
                     self.end_epoch(report)
@@ -110,7 +111,7 @@ class Training:
             state.best_epoch,
             state.seconds,
             state.precision,
-            (*self.notes(), *self.stopwatch.notes(self.settings.epochs, state.best_epoch)),
+            (*self.notes(), *self.stopwatch.notes(self.num_epochs, state.best_epoch)),
             self.stopwatch.stopped,
         )
 
@@ -266,9 +267,7 @@ class Training:
         self.averages.after_epoch(self.state.epoch)
         with self.averages.in_place_of_weights():
             record = self.judge()
-        report(
-            {"phase": "finetune", "epochs": self.settings.epochs, "end_of_epoch": True, **record}
-        )
+        report({"phase": "finetune", "epochs": self.num_epochs, "end_of_epoch": True, **record})
         if not self.state.best_weights:
             raise diverged("validation", self.state.epoch)
 
@@ -290,7 +289,7 @@ class Training:
         state.epochs.append(record)
         lower_loss, by = -figures["loss"], self.settings.stop_by
         goodness = (lower_loss if by == "loss" else figures[by], lower_loss)
-        if math.isfinite(lower_loss) and goodness > state.best:
+        if math.isfinite(lower_loss) and (self.keeps_last or goodness > state.best):
             state.best, state.best_epoch = goodness, state.epoch
             weights = self.member.model.state_dict()
             state.best_weights = {
@@ -309,15 +308,15 @@ class Training:
 
     def progress(self, steps: int) -> dict[str, Any]:
         """The event that a progress bar is drawn from."""
-        state, settings = self.state, self.settings
+        state = self.state
         rate = state.rows / max(state.epoch_seconds, 1e-9)
-        left = (settings.epochs - state.epoch) * len(self.keys) - state.rows
+        left = (self.num_epochs - state.epoch) * len(self.keys) - state.rows
         accuracy = state.epochs[-1].get("validation_accuracy") if state.epochs else None
         return {
             "phase": "finetune",
             "epoch": state.epoch + 1,
-            "epochs": settings.epochs,
-            "done": (state.epoch + state.step / steps) / settings.epochs,
+            "epochs": self.num_epochs,
+            "done": (state.epoch + state.step / steps) / self.num_epochs,
             "loss": state.loss_sum / state.rows,
             **({"parts": state.parts} if state.parts > 1 else {}),
             "validation_accuracy": accuracy,

@@ -9,7 +9,7 @@ Shapes: N rows, D features, C outputs.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ PENALTIES = tuple(10.0**power for power in range(0, -7, -1))
 values over eleven decades of the sum over rows; these seven span where the best lay on our tasks."""
 MOST_ITERATIONS = 300
 SLOPE = 1e-6
+LEFT_OUT = 10
+"""One train row of so many chooses the penalty where no rows are set aside for validation."""
 
 Flat = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -90,14 +92,35 @@ def solve_head(
         Kornblith, Shlens, Le. "Do better ImageNet models transfer better?" CVPR 2019: logistic
         regression on features, its L2 penalty chosen on validation rows.
     """
-    layer = linear_head(member, features[0].shape[1])
-    if layer is None:
+    if linear_head(member, features[0].shape[1]) is None:
         raise no_linear_head()
+    if plan.only_epochs is not None:  # all rows train: some are left out to choose the penalty
+        held = np.arange(len(splits[0].ids)) % LEFT_OUT == LEFT_OUT - 1
+        fitted, chooses = (
+            replace(splits[0], targets=splits[0].targets.take(some)) for some in (~held, held)
+        )
+        rehearsal = replace(plan, only_epochs=None)
+        rows = (features[0][~held], features[0][held])
+        chosen = solve_head(member, rehearsal, (fitted, chooses), rows)
+        return _solved(member, plan, splits, features, (chosen.penalty,))
+    return _solved(member, plan, splits, features, PENALTIES)
+
+
+def _solved(
+    member: Member,
+    plan: Plan,
+    splits: tuple[Split, Split],
+    features: tuple[Floats, Floats],
+    penalties: tuple[float, ...],
+) -> Probe:
+    """The best of some penalties; the head is its."""
+    layer = linear_head(member, features[0].shape[1])
+    assert layer is not None
     problem = _Problem.of(layer, plan, splits[0], len(member.classes), features[0])
     validation = torch.from_numpy(np.ascontiguousarray(features[1]))
     targets = plan.objective.collate(splits[1].targets, np.arange(len(splits[1].ids)))
     found, best, chosen = problem.start(), (-math.inf, -math.inf), None
-    for penalty in PENALTIES:
+    for penalty in penalties:
         found, train_loss = problem.solve(penalty, found)
         state = problem.state(found)
         outputs = nn.functional.linear(validation, state["weight"], state.get("bias"))

@@ -17,7 +17,7 @@ from fusetune.entries import MemberEntry
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.steps import Finetuned
 from fusetune.predictions.kinds import Array
-from fusetune.stages.scouting import known_view, looked_at
+from fusetune.stages.scouting import known_view, looked_at, looking
 from fusetune.store.alone import alone
 from fusetune.store.artifact import Artifact, Step, canonical, file_checksum, fingerprint
 
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["FITTED", "JUDGED", "FeaturesStage", "Made", "feature_steps", "identity"]
 
 FITTED, JUDGED = "fitted", "judged"
-ROLES = {FITTED: ("train", "validation"), JUDGED: ("holdout", "test")}
-"""Two artifacts: a member that trains more than its head later on reads the first one only."""
-LOOKED = {FITTED: "train", JUDGED: "holdout"}
+"""Two artifacts: a member that trains more than its head later on reads the first one only. With
+folds, the first is of all rows that are not for testing, so that the models of all folds share it."""
 
 Made = Callable[[Step, str, Callable[[], Mapping[str, Any]]], Artifact]
 """Runs a step's function with what the last argument gives, unless the step is finished."""
@@ -98,9 +97,10 @@ class FeaturesStage:
             return artifact.folder
 
     def _arguments(self, which: str) -> dict[str, Any]:
-        parts, known = _parts(self.context, self.entry, which), None
+        parts, known = _parts(self.context, self.entry, which), []
         if (view := known_view(self.context, self.entry)) is not None:
-            known = view.path(LOOKED[which]), view.cost()["predict_per_row"]
+            per_row = view.cost()["predict_per_row"]
+            known = [(view.path(role), per_row) for role in _looked_roles(self.context, which)]
         return {"parts": parts, "known": known}
 
 
@@ -108,7 +108,7 @@ def _step(context: "Context", entry: MemberEntry, which: str) -> Step:
     """Named after the checkpoint and its settings, as members share it."""
     source = canonical(entry.source)
     inputs = {
-        "rows": context.prepared.fingerprint(),
+        "rows": context.whole.fingerprint(),
         "parts": [len(part) for part in _parts(context, entry, which)],
         "source": source,
         "files": [file_checksum(p) if p.is_file() else None for p in entry.source.files()],
@@ -119,9 +119,20 @@ def _step(context: "Context", entry: MemberEntry, which: str) -> Step:
 
 def _parts(context: "Context", entry: MemberEntry, which: str) -> list[Array]:
     """The rows, those first that scouting looks at; each part is run through the model by itself."""
-    rows = np.concatenate([context.prepared.rows(role) for role in ROLES[which]])
+    whole = context.whole
+    fitted = ["train", "validation", *(["holdout"] if whole.folds is not None else [])]
+    rows = np.flatnonzero(np.isin(whole.roles_N, fitted) == (which == FITTED))
     scout = context.recipe.scout
     if scout is None or all(entry.source != one.source for one in scout.candidates):
         return [rows]
-    looked = looked_at(context, scout)[LOOKED[which]]
-    return [looked, rest] if len(rest := np.setdiff1d(rows, looked)) else [looked]
+    looked = looked_at(looking(context), scout)
+    first = [looked[role] for role in _looked_roles(context, which)]
+    rest = np.setdiff1d(rows, np.concatenate([rows[:0], *first]))
+    return [*first, rest] if len(rest) else first
+
+
+def _looked_roles(context: "Context", which: str) -> tuple[str, ...]:
+    """Whose rows scouting looks at, of those of an artifact."""
+    if context.whole.folds is None:
+        return ("train",) if which == FITTED else ("holdout",)
+    return ("train", "holdout") if which == FITTED else ()

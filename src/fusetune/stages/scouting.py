@@ -7,7 +7,7 @@ Shapes: N rows, n rows that are looked at, D features, S classes of a checkpoint
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ __all__ = [
     "Looked",
     "known_view",
     "looked_at",
+    "looking",
     "proposed_entries",
     "score_step",
     "scout_stage",
@@ -86,6 +87,7 @@ def scout_stage(context: "Context", scout: Scout, data: Artifact) -> Mapping[str
     Raises:
         NoMembersLeft: Every candidate failed.
     """
+    context = looking(context)
     rows = looked_at(context, scout)
     looked = [_look(context, entry, data, rows) for entry in scout.candidates]
     finished = [one for one in looked if one.artifact is not None]
@@ -103,6 +105,13 @@ def scout_stage(context: "Context", scout: Scout, data: Artifact) -> Mapping[str
         artifact = step.finish()
     context.experiment.publish(artifact.path("scout.json"), "scout.json")
     return dict(json.loads(artifact.path("scout.json").read_text(encoding="utf-8")))
+
+
+def looking(context: "Context") -> "Context":
+    """The context of scouting: where there are folds, one of them, with its train rows and holdout."""
+    whole = context.whole
+    prepared = whole if whole.folds is None else whole.part(0)
+    return replace(context, prepared=prepared, part=None)
 
 
 def looked_at(context: "Context", scout: Scout) -> dict[str, Array]:
@@ -128,6 +137,7 @@ def known_view(context: "Context", entry: MemberEntry) -> Looked | None:
     scout = context.recipe.scout
     if scout is None or all(entry.source != one.source for one in scout.candidates):
         return None
+    context = looking(context)
     artifact = view_step(context, entry, looked_at(context, scout)).finished()
     return None if artifact is None else Looked(entry, artifact)
 
@@ -243,4 +253,5 @@ def _finetune_seconds(
     pass_s = cost["predict_per_row"] * train
     if entry.finetune.keeps_backbone and entry.finetune.reads_features:
         return pass_s  # once; its head takes next to nothing
-    return BACKWARD * pass_s * entry.finetune.epochs
+    times = context.recipe.data.roles.folds or 1
+    return BACKWARD * pass_s * entry.finetune.epochs * times
