@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -100,7 +100,7 @@ def medians(works: dict[str, Callable[[], float]], repeats: int) -> dict[str, fl
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def probes(folder: Path, data: Path, rows: int, repeats: int) -> list[str]:
+def probes(folder: Path, data: Path, rows: int, depths: Sequence[int], repeats: int) -> list[str]:
     """Lines of the first table."""
     table = Table(path=data / "cifar10" / "jpeg_train.parquet")
     fifth = rows // 5
@@ -124,7 +124,7 @@ def probes(folder: Path, data: Path, rows: int, repeats: int) -> list[str]:
         return timed(work)
 
     lines = []
-    for depth in (20, 44):
+    for depth in depths:
         source = resnet(depth, data)
         works = {
             "behind": partial(head, source, PLAIN, False),
@@ -259,6 +259,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--photos", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--depths", type=int, nargs="+", default=[20, 44], help="of ResNets")
     parser.add_argument("--skip-run", action="store_true", help="leave the second table out")
     options = parser.parse_args()
     data = Path(os.environ["FUSETUNE_DATA"]).resolve()
@@ -266,7 +267,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         tables = (
-            probes(folder, data, options.rows, options.repeats),
+            probes(folder, data, options.rows, options.depths, options.repeats),
             [] if options.skip_run else scouted(folder, data, options.rows, options.repeats),
             photos(folder, options.photos, options.repeats),
         )
