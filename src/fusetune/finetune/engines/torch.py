@@ -20,6 +20,7 @@ from fusetune.finetune.torch_features import head_inputs, linear_head
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
 from fusetune.finetune.torch_loop import Training
 from fusetune.finetune.torch_memory import finetune_bytes
+from fusetune.finetune.torch_precision import memory_format
 from fusetune.finetune.torch_probe import solve_head
 from fusetune.finetune.torch_statistics import reestimate, statistics_names
 from fusetune.finetune.torch_views import Views, as_they_are, prediction_views
@@ -126,4 +127,5 @@ def _outputs(member: Member, images: Images, views: Views) -> Array:
     device = Accelerator().device
     model = member.model.to(device)
     feed = Feed(PixelStore(images, member.preprocess), device)
-    return model_outputs(model, feed, ModelInput(member.preprocess, device), views=views)
+    model_input = ModelInput(member.preprocess, device, memory_format(device))
+    return model_outputs(model, feed, model_input, views=views)
