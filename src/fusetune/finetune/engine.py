@@ -86,6 +86,7 @@ class History:
         precision: `fp32` or `bf16`: what the settings' `auto` meant.
         notes: What the user may want to know of how it went.
         stopped: Epochs and steps of the next one after which the budget ended it; None: it was not.
+        trained: Number of weights that were trained: of adapters, before they were merged.
     """
 
     epochs: tuple[Mapping[str, float], ...]
@@ -94,6 +95,7 @@ class History:
     precision: str = "fp32"
     notes: tuple[str, ...] = ()
     stopped: tuple[int, int] | None = None
+    trained: int | None = None
 
 
 class Engine(abc.ABC):
@@ -103,6 +105,14 @@ class Engine(abc.ABC):
     def name(self) -> str:
         """Name in members: the plug-in's file."""
         return plugin_name(type(self))
+
+    @abc.abstractmethod
+    def check(self, member: Member, settings: FineTune) -> None:
+        """Refuse settings that a member cannot be fine-tuned by; it is not used afterwards.
+
+        Raises:
+            UsageError: Names the key.
+        """
 
     @abc.abstractmethod
     def finetune(

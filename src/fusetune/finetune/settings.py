@@ -7,7 +7,7 @@ from typing import Literal
 
 from fusetune.errors import InvalidValue
 
-__all__ = ["Augmentation", "FineTune", "Optimizer", "Schedule"]
+__all__ = ["Augmentation", "FineTune", "Lora", "Optimizer", "Schedule"]
 
 CYCLE_START, CYCLE_END = 1 / 25, 1 / 250_000
 """Factors of the peak learning rate that one cycle starts and ends with."""
@@ -157,6 +157,36 @@ class Augmentation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank adapters (Hu et al. 2022): what `train: lora` trains besides the head.
+
+    A layer's weight W stays, and `B A · alpha / rank` is added to it, where A has `rank` rows and B
+    as many columns. A convolution's A is a convolution with `rank` channels, its B one of 1×1.
+
+    Args:
+        rank: Of the added matrices; 8 as in most of Hu et al.'s experiments.
+        alpha: What is added is multiplied by `alpha / rank`; 16 with rank 8 as there for RoBERTa
+            large.
+        dropout: Share of what goes into A that is dropped at random; 0 as there for RoBERTa.
+        targets: Layers that have adapters, by their names in the model or the ends of these
+            (`attention.query`); None: every linear layer and every convolution before the head, as
+            Dettmers et al. 2023 needed to match full fine-tuning.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _check("lora.rank", self.rank, self.rank >= 1, "a whole number of at least 1")
+        _check("lora.alpha", self.alpha, self.alpha > 0, "a number above 0")
+        _check("lora.dropout", self.dropout, 0 <= self.dropout < 1, "a share in [0, 1)")
+        some = self.targets is None or len(self.targets) > 0
+        _check("lora.targets", self.targets, some, "names of layers, or null for all")
+
+
+@dataclass(frozen=True, kw_only=True)
 class FineTune:
     """How one member is fine-tuned.
 
@@ -167,7 +197,9 @@ class FineTune:
             `head_then_full` (LP-FT, Kumar et al. 2022) first the head, so that a new one does not
             distort what was learned before, then every weight, each by a schedule of its own;
             `gradual` (Howard & Ruder 2018) first the head, which the layers before it join one
-            after another, the deepest first.
+            after another, the deepest first; `lora` the head and low-rank adapters, which are
+            merged into the weights in the end, the rest frozen in evaluation mode.
+        lora: The adapters of `train: lora`; None: `Lora()` with it.
         head_epochs: How many of the epochs come before every weight is trained; for
             `head_then_full` and `gradual` only. Howard & Ruder let one layer join per epoch: as
             many epochs as layers.
@@ -209,7 +241,8 @@ class FineTune:
 
     epochs: int = 10
     batch_size: int = 64
-    train: Literal["full", "head", "head_then_full", "gradual"] = "full"
+    train: Literal["full", "head", "head_then_full", "gradual", "lora"] = "full"
+    lora: Lora | None = None
     head_epochs: int | None = None
     layer_decay: float = 1.0
     label_smoothing: float = 0.0
@@ -237,8 +270,11 @@ class FineTune:
             expected = f"null with train: {self.train}"
             _check("head_epochs", self.head_epochs, self.head_epochs is None, expected)
         _check("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "a number in (0, 1]")
-        good = self.layer_decay == 1 or self.train != "head"
-        _check("layer_decay", self.layer_decay, good, "1 with train: head, which has one layer")
+        good = self.layer_decay == 1 or self.train not in ("head", "lora")
+        expected = f"1 with train: {self.train}, which has one learning rate"
+        _check("layer_decay", self.layer_decay, good, expected)
+        good = self.lora is None or self.train == "lora"
+        _check("lora", "given", good, f"null with train: {self.train}")
         _check(
             "label_smoothing",
             self.label_smoothing,
@@ -261,6 +297,11 @@ class FineTune:
         _check("swa", self.swa, 0 <= self.swa < 1, "a share in [0, 1)")
         one = not (self.ema and self.swa)
         _check("swa", self.swa, one, f"0 with ema: {self.ema}; weights are averaged in one way")
+
+    @property
+    def adapters(self) -> Lora | None:
+        """The adapters that are trained; None: there are none."""
+        return (self.lora or Lora()) if self.train == "lora" else None
 
     def scheduled_epochs(self, epoch: int) -> range:
         """The epochs, counted from 0, that share a run of the schedule with this one."""

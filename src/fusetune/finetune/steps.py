@@ -11,6 +11,7 @@ from fusetune.data.prepare import load_prepared
 from fusetune.errors import InvalidValue, WeightsError
 from fusetune.finetune.engine import Engine, Plan, Report, Split
 from fusetune.finetune.objective import Objective
+from fusetune.finetune.settings import FineTune
 from fusetune.fuse.state_dicts import state_checksum
 from fusetune.members.member import Member
 from fusetune.members.source import Source
@@ -36,10 +37,12 @@ def check_member(
     source: Source,
     classes: tuple[str, ...],
     objective: Objective[Any],
-    finetuned: bool,
+    finetune: FineTune | None,
     report: Report,
 ) -> dict[str, Any]:
     """Load a member once, before any work, so that what cannot work is said at once.
+
+    Without `finetune` it is used as it is.
 
     Returns:
         `notes` of the loading, `parameters` (count) and `head_kept`.
@@ -53,14 +56,16 @@ def check_member(
             "a new head",
             "Write head: replace.",
         )
-    if not finetuned and not member.head_kept:
+    if finetune is None and not member.head_kept:
         raise WeightsError(
             f"'{source.member_name}' would be used with `finetune: none`, but its head is new",
             f"a checkpoint whose classes are the task's ({', '.join(classes[:6])}, ...)",
             "Fine-tune it, or name the classes of its head with `classes: [...]`.",
         )
-    engine = find(Engine, member.engine)()
+    engine = _engine(member)
     parameters = engine.num_parameters(member)
+    if finetune is not None:
+        engine.check(member, finetune)
     return {"notes": list(member.notes), "parameters": parameters, "head_kept": member.head_kept}
 
 

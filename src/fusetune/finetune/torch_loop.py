@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from fusetune.finetune.torch_checkpoint import State, Stateful, read_checkpoint,
 from fusetune.finetune.torch_convolutions import one_position_products
 from fusetune.finetune.torch_graphs import StepGraphs
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
+from fusetune.finetune.torch_lora import put_adapters
 from fusetune.finetune.torch_memory import (
     freed_memory_kept,
     is_out_of_memory,
@@ -38,10 +38,13 @@ from fusetune.finetune.torch_optimizer import (
     LearningRates,
     begin_momentum,
     build_optimizer,
+    num_trained,
     parameter_groups,
     set_trained,
 )
 from fusetune.finetune.torch_precision import autocast, chosen_precision, memory_format
+from fusetune.finetune.torch_progress import progress
+from fusetune.finetune.torch_random import seed_dropout
 from fusetune.members.member import Member
 from fusetune.predictions.kinds import Array
 
@@ -72,6 +75,8 @@ class Training:
         self.strata = self.objective.strata(train_targets, plan.settings)
         weights = self.objective.class_weights(train_targets, len(member.classes), plan.settings)
         self.class_weights = None if weights is None else torch.from_numpy(weights).to(device)
+        lora = plan.settings.adapters
+        self.adapters = lora and put_adapters(member, lora, mixed_seed(plan.seed, "adapters"))
         self.model: nn.Module = member.model.to(device)
         if device.type == "cuda":  # on CPUs the fused optimizers would copy such weights
             self.model.to(memory_format=memory_format(device))
@@ -104,6 +109,8 @@ class Training:
                 if not self.state.best_weights:
                     self.end_epoch(report)
                 break
+        if self.adapters:
+            self.adapters.remove()
         self.model.to(memory_format=torch.contiguous_format)
         self.member.model.load_state_dict(self.state.best_weights)
         state = self.state
@@ -114,13 +121,15 @@ class Training:
             state.precision,
             (*self.notes(), *self.stopwatch.notes(self.settings.epochs, state.best_epoch)),
             self.stopwatch.stopped,
+            num_trained(self.optimizer),
         )
 
     def notes(self) -> tuple[str, ...]:
         """What the user may want to know of how it went."""
         parts = self.state.parts
         note = f"memory was short: gradients of a batch were added up over {parts} parts, each normalized by itself"
-        return (*self.recorded.notes, *([note] if parts > 1 else []))
+        adapted = self.adapters.notes if self.adapters else ()
+        return (*adapted, *self.recorded.notes, *([note] if parts > 1 else []))
 
     def prepare(self, stream: "torch.cuda.Stream | None") -> None:
         """Put on the device what every step reads; a recorded step finds it where it was."""
@@ -161,7 +170,7 @@ class Training:
             if save_due or now - last_report > REPORT_SECONDS or state.step == len(batches):
                 self.check_finite()  # waits for the device
                 state.epoch_seconds += time.perf_counter() - last_report
-                report(self.progress(len(batches)))
+                report(progress(state, settings, len(self.keys), len(batches)))
                 if save_due:
                     self.save(checkpoint)
                 last_report = time.perf_counter()
@@ -192,12 +201,7 @@ class Training:
         progress = epoch / num_epochs + step / (num_steps * num_epochs)
         rate = self.settings.optimizer.peak_lr * self.settings.schedule.factor(progress)
         self.rates.set(rate)
-        seed = mixed_seed(self.seed, "dropout", self.state.epoch, step)
-        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` asks for every device
-        if self.device.type == "cuda":
-            torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)
-        elif self.device.type != "cpu":
-            torch.manual_seed(seed)
+        seed_dropout(mixed_seed(self.seed, "dropout", self.state.epoch, step), self.device)
 
     def step_within_memory(self, rows: Tensor, pixels: Tensor | None) -> None:
         """One step; in smaller parts from now on if memory does not suffice."""
@@ -291,7 +295,7 @@ class Training:
         goodness = (lower_loss if by == "loss" else figures[by], lower_loss)
         if math.isfinite(lower_loss) and goodness > state.best:
             state.best, state.best_epoch = goodness, state.epoch
-            weights = self.member.model.state_dict()
+            weights = (self.adapters.merged if self.adapters else self.model.state_dict)()
             state.best_weights = {
                 name: value.detach().cpu().clone() for name, value in weights.items()
             }
@@ -305,24 +309,6 @@ class Training:
             patience is not None
             and self.state.epoch - max(self.state.best_epoch, since) >= patience
         )
-
-    def progress(self, steps: int) -> dict[str, Any]:
-        """The event that a progress bar is drawn from."""
-        state, settings = self.state, self.settings
-        rate = state.rows / max(state.epoch_seconds, 1e-9)
-        left = (settings.epochs - state.epoch) * len(self.keys) - state.rows
-        accuracy = state.epochs[-1].get("validation_accuracy") if state.epochs else None
-        return {
-            "phase": "finetune",
-            "epoch": state.epoch + 1,
-            "epochs": settings.epochs,
-            "done": (state.epoch + state.step / steps) / settings.epochs,
-            "loss": state.loss_sum / state.rows,
-            **({"parts": state.parts} if state.parts > 1 else {}),
-            "validation_accuracy": accuracy,
-            "images_per_second": rate,
-            "seconds_left": left / rate,
-        }
 
     def check_finite(self) -> None:
         """Read the sum of losses; stop a diverged run before it wastes more time."""

@@ -167,7 +167,7 @@ def check_members(context: Context) -> None:
             "source": entry.source,
             "classes": context.prepared.classes,
             "objective": context.objective(),
-            "finetuned": entry.finetune is not None,
+            "finetune": entry.finetune,
         }
         waits = context.limit is not None and entry.finetune is not None
         with context.limit.loading(entry.name) if context.limit and waits else nullcontext():

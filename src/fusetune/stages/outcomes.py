@@ -120,6 +120,7 @@ def member_entries(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
                 "error": outcome.error,
                 "seconds": {"finetune": cost.fit_s, "predict_per_row": cost.predict_s_per_row},
                 "parameters": cost.parameters,
+                "trained_parameters": history.get("trained"),
                 "best_epoch": history.get("best_epoch"),
                 "notes": notes,
                 **({"soup": souped} if souped else {}),

@@ -12,9 +12,11 @@ from fusetune.atomic import replacing
 from fusetune.data.inputs import Images
 from fusetune.finetune.batches import PixelStore
 from fusetune.finetune.engine import Engine, History, Plan, Report, Split
+from fusetune.finetune.settings import FineTune
 from fusetune.finetune.torch_features import head_inputs
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
 from fusetune.finetune.torch_loop import Training
+from fusetune.finetune.torch_lora import put_adapters
 from fusetune.finetune.torch_statistics import reestimate, statistics_names
 from fusetune.finetune.torch_views import Views, as_they_are, prediction_views
 from fusetune.fuse.soup import State
@@ -27,6 +29,11 @@ __all__ = ["Torch"]
 @dataclass(frozen=True, kw_only=True)
 class Torch(Engine):
     """Fine-tunes and runs PyTorch members on the device that accelerate finds."""
+
+    def check(self, member: Member, settings: FineTune) -> None:
+        """Refuse adapters that the model cannot have."""
+        if settings.adapters is not None:
+            put_adapters(member, settings.adapters, seed=0)
 
     def finetune(
         self, member: Member, plan: Plan, splits: tuple[Split, Split], work: Path, report: Report
