@@ -9,6 +9,7 @@ from typing import Any
 
 from fusetune.data.inputs import Images
 from fusetune.errors import MemberFailed
+from fusetune.finetune.lr_range import RangeTest
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.settings import FineTune
 from fusetune.fuse.soup import State
@@ -87,6 +88,7 @@ class History:
         notes: What the user may want to know of how it went.
         stopped: Epochs and steps of the next one after which the budget ended it; None: it was not.
         trained: Number of weights that were trained: of adapters, before they were merged.
+        range_test: What the learning-rate range test found; None: there was none.
     """
 
     epochs: tuple[Mapping[str, float], ...]
@@ -96,6 +98,7 @@ class History:
     notes: tuple[str, ...] = ()
     stopped: tuple[int, int] | None = None
     trained: int | None = None
+    range_test: RangeTest | None = None
 
 
 class Engine(abc.ABC):

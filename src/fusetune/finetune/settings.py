@@ -20,7 +20,8 @@ class Optimizer:
     Args:
         name: `sgd` (with Nesterov momentum if `momentum` > 0) or `adamw`.
         lr: Peak learning rate; None: 0.01 for sgd (Kornblith et al. 2019, fine-tuning at batch
-            256, scaled down to small batches), 3e-4 for adamw.
+            256, scaled down to small batches), 3e-4 for adamw. `range_test`: what up to 100 steps
+            on a copy of the member suggest, at rates that rise from 1e-7 (Smith 2017).
         momentum: Of sgd; 0.9 as usual since Sutskever et al. 2013.
         nesterov: Nesterov's form of the momentum.
         betas: Of adamw (Kingma & Ba 2015).
@@ -28,14 +29,15 @@ class Optimizer:
     """
 
     name: Literal["sgd", "adamw"] = "adamw"
-    lr: float | None = None
+    lr: float | Literal["range_test"] | None = None
     momentum: float = 0.9
     nesterov: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:
-        _check("optimizer.lr", self.lr, self.lr is None or self.lr > 0, "a number above 0")
+        good = self.lr is None or self.tests_lr or self.peak_lr > 0
+        _check("optimizer.lr", self.lr, good, "a number above 0, or range_test")
         _check("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "a number in [0, 1)")
         _check(
             "optimizer.weight_decay",
@@ -58,9 +60,16 @@ class Optimizer:
             )
 
     @property
+    def tests_lr(self) -> bool:
+        """True if the learning rate comes from a range test."""
+        return self.lr == "range_test"
+
+    @property
     def peak_lr(self) -> float:
-        """The learning rate at the schedule's peak."""
-        return self.lr if self.lr is not None else {"sgd": 0.01, "adamw": 3e-4}[self.name]
+        """The learning rate at the schedule's peak; the default one where a test is to find it."""
+        if isinstance(self.lr, int | float):
+            return self.lr
+        return {"sgd": 0.01, "adamw": 3e-4}[self.name]
 
 
 @dataclass(frozen=True, kw_only=True)

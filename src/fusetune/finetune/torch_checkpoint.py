@@ -28,6 +28,7 @@ class State:
 
     precision: str
     parts: int = 1
+    range_test: dict[str, Any] = field(default_factory=dict)
     epoch: int = 0
     step: int = 0
     loss_sum: float = 0.0

@@ -10,7 +10,7 @@ Shapes: B rows of a batch, H height, W width, 3 RGB channels.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fusetune.finetune.batches import PixelStore, epoch_order, in_batches
 from fusetune.finetune.engine import History, Plan, Report, Split
+from fusetune.finetune.lr_range import RangeTest
 from fusetune.finetune.randomness import Keys, mixed_seed, row_keys
 from fusetune.finetune.stopping import Stopwatch, diverged
 from fusetune.finetune.torch_augment import augmented, epoch_draws, mixed, partners
@@ -28,6 +29,7 @@ from fusetune.finetune.torch_convolutions import one_position_products
 from fusetune.finetune.torch_graphs import StepGraphs
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
 from fusetune.finetune.torch_lora import put_adapters
+from fusetune.finetune.torch_lr_range import find_rate
 from fusetune.finetune.torch_memory import (
     freed_memory_kept,
     is_out_of_memory,
@@ -99,6 +101,7 @@ class Training:
             one_position_products(self.model),
         ):
             self.prepare(stream)
+            find_rate(self)
             while self.state.epoch < self.settings.epochs and not self.out_of_patience():
                 self.train_epoch(checkpoint, report)
                 if self.stopwatch.stopped is None:
@@ -122,6 +125,7 @@ class Training:
             (*self.notes(), *self.stopwatch.notes(self.settings.epochs, state.best_epoch)),
             self.stopwatch.stopped,
             num_trained(self.optimizer),
+            RangeTest(**state.range_test) if state.range_test else None,
         )
 
     def notes(self) -> tuple[str, ...]:
@@ -129,7 +133,8 @@ class Training:
         parts = self.state.parts
         note = f"memory was short: gradients of a batch were added up over {parts} parts, each normalized by itself"
         adapted = self.adapters.notes if self.adapters else ()
-        return (*adapted, *self.recorded.notes, *([note] if parts > 1 else []))
+        tested = RangeTest(**self.state.range_test).notes if self.state.range_test else ()
+        return (*adapted, *tested, *self.recorded.notes, *([note] if parts > 1 else []))
 
     def prepare(self, stream: "torch.cuda.Stream | None") -> None:
         """Put on the device what every step reads; a recorded step finds it where it was."""
@@ -161,7 +166,7 @@ class Training:
             begin_momentum(self.optimizer)
         self.draws.copy_(self.epoch_draws(state.epoch))
         self.loss_sum.fill_(state.loss_sum)
-        for step in self.steps(batches):
+        for step in self.steps(batches, self.before_step):
             self.averages.after_step()
             state.rows += len(batches[step])
             state.step = step + 1
@@ -177,19 +182,19 @@ class Training:
                 if self.stopwatch.is_over(state.epoch, state.step, state.rows, state.epoch_seconds):
                     return
 
-    def steps(self, batches: list[Array]) -> Iterator[int]:
+    def steps(self, batches: list[Array], before_step: Callable[[int, int], None]) -> Iterator[int]:
         """Do one step of the optimizer after the other, and say which was done."""
         state, todo = self.state, range(self.state.step, len(batches))
         if self.train.resident is not None:
             order = torch.from_numpy(np.concatenate(batches)).to(self.device)
             rows = order.split([len(batch) for batch in batches])
             for step in todo:
-                self.before_step(step, len(batches))
+                before_step(step, len(batches))
                 self.step_within_memory(rows[step], None)
                 yield step
             return
         for step, pixels in zip(todo, self.train.batches(batches[state.step :]), strict=True):
-            self.before_step(step, len(batches))
+            before_step(step, len(batches))
             rows_on_device = torch.from_numpy(batches[step]).to(self.device)
             self.step_within_memory(rows_on_device, pixels)
             yield step
@@ -199,8 +204,8 @@ class Training:
         scheduled = self.settings.scheduled_epochs(self.state.epoch)
         epoch, num_epochs = self.state.epoch - scheduled.start, len(scheduled)
         progress = epoch / num_epochs + step / (num_steps * num_epochs)
-        rate = self.settings.optimizer.peak_lr * self.settings.schedule.factor(progress)
-        self.rates.set(rate)
+        peak = self.state.range_test.get("lr", self.settings.optimizer.peak_lr)
+        self.rates.set(peak * self.settings.schedule.factor(progress))
         seed_dropout(mixed_seed(self.seed, "dropout", self.state.epoch, step), self.device)
 
     def step_within_memory(self, rows: Tensor, pixels: Tensor | None) -> None:
