@@ -192,7 +192,8 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 
 def as_mapping(recipe: Recipe) -> dict[str, Any]:
     """The resolved recipe as plain values: written as YAML, it runs again from anywhere."""
-    members = [_member_as_mapping(entry) for entry in recipe.members]
+    runs = {entry.run: entry for entry in recipe.members}  # snapshots of one run are one entry
+    members = [_member_as_mapping(entry) for entry in runs.values()]
     datasets = {role: {"source": d.name, **plain(d)} for role, d in recipe.data.datasets.items()}
     data: dict[str, Any] = datasets.get("all", datasets)
     data = {**data, "roles": plain(recipe.data.roles)}
@@ -223,7 +224,7 @@ def _member_as_mapping(entry: MemberEntry) -> dict[str, Any]:
         return {"name": entry.name, "soup": method.name, **plain(method), "of": of}
     finetune = "none" if entry.finetune is None else plain(entry.finetune)
     source = {"source": entry.source.name, **plain(entry.source)}
-    return {"name": entry.name, **source, "finetune": finetune}
+    return {"name": entry.run, **source, "finetune": finetune}
 
 
 def _data(content: object, folder: Path) -> Data:

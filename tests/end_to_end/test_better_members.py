@@ -65,3 +65,47 @@ def test_targets_that_are_not_there_are_said_before_any_work(tmp_path: Path) -> 
     with pytest.raises(UsageError, match="no layer is called 'query'"):
         run(tmp_path, f"members: [{{source: mini, model: vgg, finetune: {lora}}}]")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_rate_from_a_test_is_shown(tmp_path: Path) -> None:
+    member = "{source: mini, model: vgg, finetune: {optimizer: {lr: range_test}}}"
+    results = run(tmp_path, f"members: [{member}]")
+    (note,) = [note for note in results["members"][0]["notes"] if "range test" in note]
+    history = json.loads(next(tmp_path.glob("run/steps/finetune-*/history.json")).read_text())
+    found = history["range_test"]
+    assert f"took {found['lr']:.2g} as the peak" in note
+    assert len(found["rates"]) == len(found["losses"])
+    assert note in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_snapshots_are_members(tmp_path: Path) -> None:
+    members = """
+members:
+  - {source: mini, model: resnet, name: cycles, finetune: {snapshots: 2, epochs: 4}}
+  - {source: mini, model: vgg}
+  - {name: soup, soup: uniform_soup, of: [cycles-1, cycles-2]}
+"""
+    (tmp_path / "recipe.yaml").write_text(HEAD + members)
+    before = [step.step for step in fusetune.plan(tmp_path / "recipe.yaml", tmp_path / "run")]
+    assert before[1:5] == [
+        "finetune-cycles",
+        "predict-cycles-1",
+        "predict-cycles-2",
+        "finetune-mini-vgg",
+    ]
+    results = run(tmp_path, members)
+    names = [member["name"] for member in results["members"]]
+    assert names == ["cycles-1", "cycles-2", "mini-vgg", "soup"]
+    assert [member["status"] for member in results["members"]] == ["ok"] * 4
+    first, second = results["members"][:2]
+    assert first["best_epoch"] <= 2 < second["best_epoch"]
+    assert first["seconds"]["finetune"] == second["seconds"]["finetune"]
+    assert first["scores"] != second["scores"]
+    curves = results["learning_curves"]
+    assert [epoch["epoch"] for epoch in curves["cycles-2"]] == [3, 4]
+    assert len(list(tmp_path.glob("run/steps/finetune-cycles-*"))) == 1
+    assert_ensemble_predicts_as_the_run_did(tmp_path)
+    after = fusetune.plan(tmp_path / "recipe.yaml", tmp_path / "run")
+    assert [(step.step, step.state) for step in after] == [(name, "done") for name in before]
+    again = fusetune.plan(tmp_path / "run" / "recipe.yaml", tmp_path / "run")
+    assert {step.state for step in again} == {"done"}

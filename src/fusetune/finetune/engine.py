@@ -89,6 +89,8 @@ class History:
         stopped: Epochs and steps of the next one after which the budget ended it; None: it was not.
         trained: Number of weights that were trained: of adapters, before they were merged.
         range_test: What the learning-rate range test found; None: there was none.
+        snapshots: `first_epoch`, `last_epoch` and `best_epoch` of every cycle that was finished (of
+            a part of the first, if none was); none without `snapshots`.
     """
 
     epochs: tuple[Mapping[str, float], ...]
@@ -99,6 +101,7 @@ class History:
     stopped: tuple[int, int] | None = None
     trained: int | None = None
     range_test: RangeTest | None = None
+    snapshots: tuple[Mapping[str, int], ...] = ()
 
 
 class Engine(abc.ABC):
@@ -122,6 +125,9 @@ class Engine(abc.ABC):
         self, member: Member, plan: Plan, splits: tuple[Split, Split], work: Path, report: Report
     ) -> History:
         """Fine-tune a member in place, ending with the best epoch's weights.
+
+        With `snapshots` it ends with the last cycle's, and those of every cycle lie in `work`, in
+        files named by `snapshot_weights`, as `save` writes them.
 
         Args:
             member: Changed in place.

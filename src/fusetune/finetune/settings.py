@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a member is fine-tuned: the recipe's `finetune:` block."""
 
+import bisect
 import math
 from dataclasses import dataclass, field
 from typing import Literal
@@ -236,6 +237,9 @@ class FineTune:
         swa: Share of the epochs, the last ones, whose weights are averaged evenly, which is
             validated and kept in their place (Izmailov et al. 2018 took 0.25, at a learning rate
             that does not fall to 0: schedule `constant`); 0: no.
+        snapshots: Number of cosine cycles of equal length (give or take an epoch), each from the peak
+            learning rate down to 0; every cycle's best epoch becomes a member (Huang et al. 2017,
+            who took 5 or 6 and each cycle's last epoch); 1: one cycle, one member.
         precision: Of matrix products and convolutions in training; weights, sums and predictions
             stay in `fp32`. `auto` takes `bf16` (Kalamkar et al. 2019: no loss scaling is needed) on
             GPUs that have it, and on CPUs with AVX-512-BF16 or AMX for networks of at least a
@@ -262,6 +266,7 @@ class FineTune:
     stop_by: str = "loss"
     ema: float = 0.0
     swa: float = 0.0
+    snapshots: int = 1
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -271,13 +276,7 @@ class FineTune:
     def __post_init__(self) -> None:
         _check("epochs", self.epochs, self.epochs >= 1, "a whole number of at least 1")
         _check("batch_size", self.batch_size, self.batch_size >= 1, "a whole number of at least 1")
-        if self.train in ("head_then_full", "gradual"):
-            good = self.head_epochs is not None and 1 <= self.head_epochs < self.epochs
-            expected = f"a whole number above 0 and below epochs ({self.epochs})"
-            _check("head_epochs", self.head_epochs, good, f"{expected} with train: {self.train}")
-        else:
-            expected = f"null with train: {self.train}"
-            _check("head_epochs", self.head_epochs, self.head_epochs is None, expected)
+        _check_head_epochs(self)
         _check("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "a number in (0, 1]")
         good = self.layer_decay == 1 or self.train not in ("head", "lora")
         expected = f"1 with train: {self.train}, which has one learning rate"
@@ -306,6 +305,11 @@ class FineTune:
         _check("swa", self.swa, 0 <= self.swa < 1, "a share in [0, 1)")
         one = not (self.ema and self.swa)
         _check("swa", self.swa, one, f"0 with ema: {self.ema}; weights are averaged in one way")
+        good = 1 <= self.snapshots <= self.epochs
+        expected = f"a whole number above 0 and at most epochs ({self.epochs})"
+        _check("snapshots", self.snapshots, good, expected)
+        if self.snapshots > 1:
+            _check_cycles(self)
 
     @property
     def adapters(self) -> Lora | None:
@@ -314,8 +318,34 @@ class FineTune:
 
     def scheduled_epochs(self, epoch: int) -> range:
         """The epochs, counted from 0, that share a run of the schedule with this one."""
+        if self.snapshots > 1:
+            edges = [self.epochs * cycle // self.snapshots for cycle in range(self.snapshots + 1)]
+            cycle = bisect.bisect_right(edges, epoch)
+            return range(edges[cycle - 1], edges[cycle])
         first = (self.head_epochs or 0) if self.train == "head_then_full" else 0
         return range(first) if epoch < first else range(first, self.epochs)
+
+
+def _check_head_epochs(settings: FineTune) -> None:
+    """Refuse head epochs that are none, or where there are none."""
+    train, num = settings.train, settings.head_epochs
+    if train in ("head_then_full", "gradual"):
+        good = num is not None and 1 <= num < settings.epochs
+        expected = f"a whole number above 0 and below epochs ({settings.epochs})"
+        _check("head_epochs", num, good, f"{expected} with train: {train}")
+    else:
+        _check("head_epochs", num, num is None, f"null with train: {train}")
+
+
+def _check_cycles(settings: FineTune) -> None:
+    """Refuse what has no meaning with more than one snapshot."""
+    for name, value, good, expected in (
+        ("schedule.name", settings.schedule.name, settings.schedule.name == "cosine", "cosine"),
+        ("train", settings.train, settings.head_epochs is None, "full, head or lora"),
+        ("patience", settings.patience, settings.patience is None, "null"),
+        ("swa", settings.swa, settings.swa == 0, "0"),
+    ):
+        _check(name, value, good, f"{expected} with snapshots: {settings.snapshots}")
 
 
 def _half_cosine(start: float, end: float, angle: float) -> float:

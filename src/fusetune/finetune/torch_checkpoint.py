@@ -39,6 +39,21 @@ class State:
     best: tuple[float, float] = (-math.inf, -math.inf)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     epochs: list[dict[str, float]] = field(default_factory=list)
+    snapshots: list[dict[str, Any]] = field(default_factory=list)
+
+    def end_cycle(self, epochs: range) -> None:
+        """Put the best epoch's weights among the snapshots, and look for the next one.
+
+        Args:
+            epochs: Of the cycle, counted from 0.
+        """
+        about = {
+            "first_epoch": epochs.start + 1,
+            "last_epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+        }
+        self.snapshots.append({"about": about, "weights": self.best_weights})
+        self.best, self.best_weights = (-math.inf, -math.inf), {}
 
 
 class Stateful(Protocol):

@@ -21,7 +21,7 @@ from fusetune.finetune.batches import PixelStore, epoch_order, in_batches
 from fusetune.finetune.engine import History, Plan, Report, Split
 from fusetune.finetune.lr_range import RangeTest
 from fusetune.finetune.randomness import Keys, mixed_seed, row_keys
-from fusetune.finetune.stopping import Stopwatch, diverged
+from fusetune.finetune.stopping import Stopwatch, diverged, goes_on
 from fusetune.finetune.torch_augment import augmented, epoch_draws, mixed, partners
 from fusetune.finetune.torch_averages import Averages
 from fusetune.finetune.torch_checkpoint import State, Stateful, read_checkpoint, write_checkpoint
@@ -102,21 +102,28 @@ class Training:
         ):
             self.prepare(stream)
             find_rate(self)
-            while self.state.epoch < self.settings.epochs and not self.out_of_patience():
+            while goes_on(self.settings, self.state.epoch, self.state.best_epoch):
                 self.train_epoch(checkpoint, report)
                 if self.stopwatch.stopped is None:
                     self.end_epoch(report)
                     self.save_if_due(checkpoint)
                     continue
                 self.save(checkpoint)  # as it is: a run that has the time goes on from here
-                if not self.state.best_weights:
+                if not (self.state.best_weights or self.state.snapshots):
                     self.end_epoch(report)
                 break
+        return self.conclude()
+
+    def conclude(self) -> History:
+        """Put the weights that were kept into the member."""
+        state = self.state
         if self.adapters:
             self.adapters.remove()
         self.model.to(memory_format=torch.contiguous_format)
-        self.member.model.load_state_dict(self.state.best_weights)
-        state = self.state
+        if self.settings.snapshots > 1 and not state.snapshots:  # the first cycle was cut short
+            state.end_cycle(range(self.settings.epochs))
+        kept = state.snapshots[-1]["weights"] if state.snapshots else state.best_weights
+        self.member.model.load_state_dict(kept)
         return History(
             tuple(state.epochs),
             state.best_epoch,
@@ -126,6 +133,7 @@ class Training:
             self.stopwatch.stopped,
             num_trained(self.optimizer),
             RangeTest(**state.range_test) if state.range_test else None,
+            tuple(snapshot["about"] for snapshot in state.snapshots),
         )
 
     def notes(self) -> tuple[str, ...]:
@@ -279,6 +287,9 @@ class Training:
         )
         if not self.state.best_weights:
             raise diverged("validation", self.state.epoch)
+        cycle = self.settings.scheduled_epochs(self.state.epoch - 1)
+        if self.settings.snapshots > 1 and self.state.epoch == cycle.stop:
+            self.state.end_cycle(cycle)
 
     def judge(self) -> dict[str, float]:
         """Score the validation rows, and keep the weights if they are the best."""
@@ -306,14 +317,6 @@ class Training:
             }
         state.step, state.loss_sum, state.rows, state.epoch_seconds = 0, 0.0, 0, 0.0
         return record
-
-    def out_of_patience(self) -> bool:
-        """True if early stopping says so; epochs of the head alone do not count."""
-        patience, since = self.settings.patience, self.settings.head_epochs or 0
-        return (
-            patience is not None
-            and self.state.epoch - max(self.state.best_epoch, since) >= patience
-        )
 
     def check_finite(self) -> None:
         """Read the sum of losses; stop a diverged run before it wastes more time."""

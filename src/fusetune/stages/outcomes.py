@@ -96,7 +96,7 @@ def ensemble_of(context: Context, finished: Sequence[Outcome], fusion: Fusion[An
         preprocess = outcome.content("member.json")["preprocess"]
         source = saved_source(outcome.entry.source.portable(), preprocess)
         members[outcome.entry.name] = SavedMember(
-            source, outcome.finetuned.path("weights.safetensors")
+            source, outcome.finetuned.path(outcome.entry.weights)
         )
     objective = context.objective()
     settings = {"objective": objective.name, **plain(objective)}

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from fusetune.finetune.snapshots import WEIGHTS
 from fusetune.recipe import Scout
 from fusetune.stages.fusion import ensemble_inputs, fuse_step
 from fusetune.stages.members import Context
 from fusetune.stages.outcomes import judge_without_members
 from fusetune.stages.scouting import Looked, looked_at, proposed_entries, score_step, view_step
+from fusetune.stages.snapshots import begins_run, own_files
 from fusetune.store.artifact import JSON, Artifact, Step
 
 __all__ = ["PlannedStep", "planned_steps"]
@@ -58,10 +60,9 @@ def planned_steps(context: Context) -> list[PlannedStep]:
         else:
             finetune = context.soup_step(entry, [checksums[name] for name in entry.soup.of])
         made = finetune.promised()
-        checksums[entry.name] = {} if made is None else made.checksums
-        weights = NOT_YET if made is None else made.checksums["weights.safetensors"]
-        predict = context.predict_step(entry, weights)
-        plan += [_planned(finetune), _planned(predict)]
+        checksums[entry.name] = {} if made is None else own_files(entry, made.checksums)
+        predict = context.predict_step(entry, checksums[entry.name].get(WEIGHTS, NOT_YET))
+        plan += [*([_planned(finetune)] if begins_run(entry) else []), _planned(predict)]
         predicted = predict.promised()
         files = NOT_YET if predicted is None else predicted.fingerprint_of("", suffix=".parquet")
         predictions[entry.name] = files
