@@ -67,6 +67,13 @@ class MemberEntry:
             for number, name in enumerate(snapshot_names(self.name, self.cycles), 1)
         )
 
+    @property
+    def made_of(self) -> tuple[str, ...]:
+        """Names of the members that have to be made before it."""
+        if self.snapshot is not None and self.snapshot.number > 1:
+            return snapshot_names(self.run, self.cycles)[:1]
+        return () if self.soup is None else self.soup.of
+
 
 def candidate_entries(
     content: object, default: FineTune | None, folder: Path

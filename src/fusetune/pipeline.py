@@ -36,7 +36,7 @@ from fusetune.stages.fusion import (
     publish_results,
     report_stage,
 )
-from fusetune.stages.members import Context, Outcome, check_members, member_stage, store_data
+from fusetune.stages.members import Context, check_members, store_data
 from fusetune.stages.outcomes import (
     about_run,
     ensemble_of,
@@ -45,6 +45,7 @@ from fusetune.stages.outcomes import (
     publish_predictions,
     save_thumbnails,
 )
+from fusetune.stages.parallel import all_members, how_many
 from fusetune.stages.planning import PlannedStep, planned_steps
 from fusetune.stages.scouting import proposed_entries, scout_stage
 from fusetune.stages.streaming import fuse_streams, publish_streams, streamed_ensemble
@@ -147,13 +148,13 @@ def run(
             limit.keep(fusing_seconds(experiment.folder / LOG))
             context = replace(context, limit=limit)
         if context.recipe.members:
-            check_members(context)
+            context = _checked(context)
         with experiment:
+            context = _logged(context)
             if track is None:
-                return _flow(_logged(context))
-            with tracking(track, experiment.folder) as log:
-                context = replace(context, listen=listening(listen, log))
-                run = _flow(_logged(context))
+                return _flow(context)
+            with tracking(track, experiment.folder, context.listen) as log:
+                run = _flow(replace(context, listen=listening(context.listen, log)))
                 log_scores(log, run.results)
                 return run
 
@@ -339,10 +340,7 @@ def _flow(context: Context) -> Run:
     context = _with_members(context, data)
     experiment, recipe = context.experiment, context.recipe
     save_recipe(recipe, experiment.folder / "recipe.yaml")
-    made: dict[str, Outcome] = {}
-    for entry in recipe.members:
-        made[entry.name] = member_stage(context, entry, data, made)
-    outcomes = list(made.values())
+    outcomes = list(all_members(context, data).values())
     finished = [outcome for outcome in outcomes if outcome.predicted is not None]
     if not finished:
         reasons = "; ".join(f"'{outcome.entry.name}': {outcome.error}" for outcome in outcomes)
@@ -375,9 +373,12 @@ def _with_members(context: Context, data: Artifact) -> Context:
         return context
     assert recipe.scout is not None
     members = proposed_entries(recipe.scout, scout_stage(context, recipe.scout, data))
-    context = replace(context, recipe=replace(recipe, members=members))
-    check_members(context)
-    return context
+    return _checked(replace(context, recipe=replace(recipe, members=members)))
+
+
+def _checked(context: Context) -> Context:
+    """The same context, its members loaded once; how many are made side by side hangs on their size."""
+    return replace(context, side_by_side=how_many(context.recipe, check_members(context)))
 
 
 def _logged(context: Context) -> Context:

@@ -4,7 +4,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fusetune.calibrate.calibrator import Calibrator
 from fusetune.data.dataset import Dataset
@@ -97,6 +97,18 @@ class Recipe:
     """A validated recipe; every plug-in is found, every path absolute.
 
     Where `members` is `scout`, there are none until scouting has proposed some.
+
+    Args:
+        task: What is predicted.
+        data: From which rows.
+        members: By whom.
+        fuse: How their predictions become one.
+        metric: What decides.
+        seed: Of all that is random.
+        verdict: When it was worth it.
+        scout: What members are chosen from; None: they are given.
+        parallel: How many members are made side by side, each in a process with its share of the
+            cores; `auto`: one per core, as far as memory allows, and one on a GPU.
     """
 
     task: Task
@@ -107,6 +119,7 @@ class Recipe:
     seed: int = 0
     verdict: VerdictRule = field(default_factory=VerdictRule)
     scout: Scout | None = None
+    parallel: int | Literal["auto"] = 1
 
 
 def load_recipe(
@@ -156,6 +169,7 @@ def load_recipe(
         metric=metric,
         seed=checked(int, content.get("seed", 0) if seed is None else seed, "seed"),
         verdict=build(VerdictRule, content.get("verdict", {}), "verdict", folder),
+        parallel=_parallel(content.get("parallel", 1)),
     )
 
 
@@ -215,6 +229,7 @@ def as_mapping(recipe: Recipe) -> dict[str, Any]:
         "metric": {"metric": recipe.metric.name, **plain(recipe.metric)},
         "seed": recipe.seed,
         "verdict": plain(recipe.verdict),
+        "parallel": recipe.parallel,
     }
 
 
@@ -321,6 +336,18 @@ def _calibrator(
     if content in ("none", None):
         return None
     return build_plugin(Calibrator, "calibrator", content, f"fuse.{key}", folder)
+
+
+def _parallel(value: object) -> int | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise RecipeError(
+            f"parallel is {short(value)}",
+            "a number of members above 0, or auto",
+            "Leave it out to make one after another.",
+        )
+    return value
 
 
 def _limit(value: object, where: str) -> int | None:

@@ -65,6 +65,16 @@ def test_signals_stop_a_run_with_its_worker_and_it_goes_on_to_the_same_bytes(
     assert predictions(out) == predictions(finished_run)
 
 
+def test_a_signal_stops_members_that_are_made_side_by_side(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(SHORT + "parallel: 2\n")
+    out = tmp_path / "run"
+    code, errors = stopped(recipe, out, signal.SIGINT)
+    assert code == 130
+    assert "Traceback" not in errors
+    assert "failed" not in (out / "log.jsonl").read_text()
+
+
 class Disk:
     """A file system of its own in memory."""
 

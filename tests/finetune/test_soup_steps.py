@@ -315,7 +315,7 @@ def test_a_state_goes_out_and_in_to_the_bit() -> None:
 
 def test_an_engine_without_weights_says_so() -> None:
     class Trees(Engine):
-        check = finetune = outputs = features = save = load = num_parameters = None  # type: ignore[assignment]
+        check = finetune = outputs = features = save = load = num_parameters = finetune_bytes = None  # type: ignore[assignment]
 
     with pytest.raises(MemberFailed, match="no weights that could be averaged"):
         Trees().state(None)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fusetune.errors import MissingExtra, UnknownName
+from fusetune.errors import InvalidValue, MissingExtra, UnknownName
 from fusetune.stages.tracking import TRACKERS, check_tracker, listening, log_scores, tracking
 
 RESULTS = {
@@ -50,6 +50,51 @@ def test_learning_curves_and_scores_are_logged_and_events_still_heard() -> None:
         ({"net/test_accuracy": 0.75}, None),
         ({"mean/test_accuracy": 0.875}, None),
     ]
+
+
+class Failing:
+    """An accelerator whose tracker's server goes away."""
+
+    def __init__(self, **_: object) -> None:
+        self.calls = 0
+
+    def init_trackers(self, *_: object, **__: object) -> None:
+        pass
+
+    def log(self, *_: object, **__: object) -> None:
+        self.calls += 1
+        raise ConnectionError("no route to host\nand more")
+
+    def end_training(self) -> None:
+        raise AssertionError("it gets no more")
+
+
+def test_a_tracker_that_fails_is_left_and_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Any] = []
+    failing = Failing()
+    monkeypatch.setattr("accelerate.Accelerator", lambda **_: failing)
+    with tracking("tensorboard", tmp_path, heard.append) as log:
+        log({"a": 1.0}, 1)
+        log({"a": 2.0}, 2)
+    assert failing.calls == 1
+    error = "ConnectionError: no route to host"
+    assert heard == [{"phase": "untracked", "tracker": "tensorboard", "error": error}]
+
+
+def test_a_tracker_that_would_not_begin_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise ValueError("no API key")
+
+    monkeypatch.setattr("accelerate.Accelerator", refuse)
+    with (
+        pytest.raises(InvalidValue, match=r"wandb would not begin \(ValueError: no API key\)"),
+        tracking("wandb", tmp_path),
+    ):
+        raise AssertionError("nothing runs")
 
 
 @pytest.mark.slow

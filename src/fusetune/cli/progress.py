@@ -66,6 +66,9 @@ class Screen:
             self._console.print(f"{member}: {event['file']} is damaged: from the beginning")
         elif phase == "not_run":
             self._console.print(f"{member} was not run: {event['error']}", style="bold red")
+        elif phase == "untracked":
+            line = f"{event['tracker']} failed, and gets no more: {event['error']}"
+            self._console.print(line, style="bold red")
         elif phase == "stopped":
             self._console.print(f"{member}: stopped by the time limit in epoch {event['epoch']}")
         elif phase == "redo":

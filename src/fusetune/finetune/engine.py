@@ -164,6 +164,10 @@ class Engine(abc.ABC):
     def num_parameters(self, member: Member) -> int:
         """Number of weights."""
 
+    @abc.abstractmethod
+    def finetune_bytes(self, member: Member, settings: FineTune) -> int | None:
+        """An estimate of the memory that fine-tuning takes; None: it is not the processor's."""
+
     def state(self, member: Member) -> State:
         """Weights and buffers by name, copied; what soups average.
 

@@ -46,7 +46,8 @@ def check_member(
     Without `finetune` it is used as it is.
 
     Returns:
-        `notes` of the loading, `parameters` (count) and `head_kept`.
+        `notes` of the loading, `parameters` (count), `head_kept` and `bytes` (what fine-tuning
+        takes of the memory; None: of a GPU's).
     """
     source.check()
     member = source.load(classes)
@@ -67,7 +68,12 @@ def check_member(
     parameters = engine.num_parameters(member)
     if finetune is not None:
         engine.check(member, finetune)
-    return {"notes": list(member.notes), "parameters": parameters, "head_kept": member.head_kept}
+    return {
+        "notes": list(member.notes),
+        "parameters": parameters,
+        "head_kept": member.head_kept,
+        "bytes": None if finetune is None else engine.finetune_bytes(member, finetune),
+    }
 
 
 def finetune_member(

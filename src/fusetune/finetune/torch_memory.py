@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import torch
 
 from fusetune.errors import MemberFailed
+from fusetune.members.heads import NUM_TRIAL_ROWS, trial_outputs
 from fusetune.members.member import Member
 
-__all__ = ["freed_memory_kept", "is_out_of_memory", "out_of_memory", "release"]
+__all__ = ["finetune_bytes", "freed_memory_kept", "is_out_of_memory", "out_of_memory", "release"]
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 KEEP_ALL = ((M_TRIM_THRESHOLD, -1), (M_MMAP_MAX, 0))
@@ -34,6 +35,26 @@ def out_of_memory(member: Member) -> MemberFailed:
         f"room for weights, gradients and images of {size} pixels",
         "Lower preprocess.size, write train: head, or take a smaller model.",
     )
+
+
+def finetune_bytes(member: Member, batch_size: int) -> int:
+    """About how much memory fine-tuning takes on a CPU beside what is imported.
+
+    Weights five times (gradients, two moments, the best epoch's), and twice what autograd keeps of
+    a batch, as measured on two rows: going back through it takes about as much again.
+    """
+    weights = sum(p.nbytes for p in member.model.parameters())
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        trial_outputs(member.model, member.preprocess.size, training=True)
+    for parameter in member.model.parameters():
+        kept.pop(parameter.data_ptr(), None)
+    return 5 * weights + 2 * sum(kept.values()) * batch_size // NUM_TRIAL_ROWS
 
 
 def release(device: torch.device) -> None:

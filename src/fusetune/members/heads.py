@@ -19,7 +19,16 @@ from fusetune.errors import InvalidValue
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Head", "find_head", "forked_seed", "permute_head", "replace_head", "trial_logits"]
+__all__ = [
+    "NUM_TRIAL_ROWS",
+    "Head",
+    "find_head",
+    "forked_seed",
+    "permute_head",
+    "replace_head",
+    "trial_logits",
+    "trial_outputs",
+]
 
 NUM_TRIAL_ROWS = 2
 """Rows of a trial batch: batch norm in training mode refuses a single value per channel."""
@@ -98,7 +107,7 @@ def find_head(model: "nn.Module", size: int) -> Head:
     ]
     try:
         with torch.enable_grad():
-            outputs = _logits_of(_trial(model, size, training=True), auxiliary=True)
+            outputs = _logits_of(trial_outputs(model, size, training=True), auxiliary=True)
     finally:
         for handle in handles:
             handle.remove()
@@ -125,7 +134,7 @@ def trial_logits(model: "nn.Module", size: int) -> "Tensor":
     import torch
 
     with torch.no_grad():
-        return _logits_of(_trial(model, size, training=False), auxiliary=False)[0]
+        return _logits_of(trial_outputs(model, size, training=False), auxiliary=False)[0]
 
 
 def replace_head(model: "nn.Module", head: Head, num_classes: int, *, seed: int) -> None:
@@ -225,7 +234,7 @@ def _set_module(model: "nn.Module", name: str, new: "nn.Module") -> None:
         setattr(model.get_submodule(parent), child, new)
 
 
-def _trial(model: "nn.Module", size: int, *, training: bool) -> object:
+def trial_outputs(model: "nn.Module", size: int, *, training: bool) -> object:
     """What the model gives for a batch of random images, leaving no trace in the model.
 
     Parameters are shared with the model; buffers are copies, so that batch-norm statistics stay. One

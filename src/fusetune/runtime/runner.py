@@ -51,8 +51,12 @@ class Runner(abc.ABC):
         """
 
     @abc.abstractmethod
+    def another(self) -> Self:
+        """One more of the same kind, for calls at the same time; the caller closes it."""
+
+    @abc.abstractmethod
     def close(self) -> None:
-        """End the processes that were started."""
+        """End the processes that were started; a call that another thread waits for fails."""
 
     def __enter__(self) -> Self:
         return self

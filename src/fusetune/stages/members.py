@@ -44,6 +44,7 @@ class Context:
         runner: Where members' steps run.
         listen: Takes progress events.
         limit: The time that the run has; None: as much as it takes.
+        side_by_side: How many members are made at the same time.
     """
 
     recipe: Recipe
@@ -52,6 +53,7 @@ class Context:
     runner: Runner
     listen: Callable[[Event], None]
     limit: TimeLimit | None = None
+    side_by_side: int = 1
 
     def step(self, name: str, inputs: JSON, version: int = 1) -> Step:
         """A step of this run."""
@@ -157,13 +159,17 @@ class Outcome:
         )
 
 
-def check_members(context: Context) -> None:
+def check_members(context: Context) -> dict[str, int | None]:
     """Load every unfinished member once, so that what cannot work is said before any work.
+
+    Returns:
+        Name → bytes that fine-tuning takes, for those that are to be fine-tuned; None on a GPU.
 
     Raises:
         UsageError: Names the member and says what is wrong.
         MemberFailed: A member's own code raised while it was loaded.
     """
+    needs: dict[str, int | None] = {}
     for entry in context.recipe.members:
         if entry.soup is not None or not begins_run(entry):
             continue
@@ -179,7 +185,10 @@ def check_members(context: Context) -> None:
         waits = context.limit is not None and entry.finetune is not None
         with context.limit.loading(entry.run) if context.limit and waits else nullcontext():
             call = Call("fusetune.finetune.steps:check_member", arguments)
-            context.runner.call(call, context.listen)
+            found = context.runner.call(call, context.listen)
+        if entry.finetune is not None:
+            needs[entry.name] = found["bytes"]
+    return needs
 
 
 def store_data(context: Context) -> Artifact:
@@ -269,7 +278,7 @@ def _budget(context: Context, entry: MemberEntry) -> Budget:
     """
     assert context.limit is not None
     rows = sum(len(context.prepared.rows(role)) for role in JUDGED_ROLES)
-    budget = context.limit.budget(entry.run, rows * entry.cycles)
+    budget = context.limit.budget(entry.run, rows * entry.cycles, context.side_by_side)
     if budget is None:
         raise NoTimeLeft
     return budget

@@ -74,17 +74,19 @@ class TimeLimit:
         guess = min(max(FUSING_SHARE * self.seconds, FUSING_LEAST_S), FUSING_MOST_S)
         self._fusing_s = guess if measured_s is None else max(1.5 * measured_s, FUSING_LEAST_S)
 
-    def budget(self, member: str, rows: int) -> Budget | None:
+    def budget(self, member: str, rows: int, side_by_side: int = 1) -> Budget | None:
         """The time of a member whose turn it is; None: there is not enough left.
 
         Args:
             member: Its name.
             rows: Number of rows that it has to predict.
+            side_by_side: How many members are made at the same time.
         """
         now = time.monotonic()
         left = self._ends_at - self._fusing_s - now
         loading = self._waiting.get(member, 0.0)
-        share = max(left / max(1, len(self._waiting)), LOADINGS * loading)
+        turns = max(1.0, len(self._waiting) / side_by_side)
+        share = max(left / turns, LOADINGS * loading)
         self._waiting.pop(member, None)
         return Budget(now + share - loading, rows) if 0 < share <= left else None
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fusetune.errors import MissingExtra, unknown_name
+from fusetune.errors import InvalidValue, MissingExtra, unknown_name
 from fusetune.runtime.runner import Event
 
 __all__ = ["TRACKERS", "check_tracker", "listening", "log_scores", "tracking"]
@@ -40,8 +40,13 @@ def check_tracker(name: str) -> None:
 
 
 @contextmanager
-def tracking(name: str, folder: Path) -> Iterator[Log]:
+def tracking(
+    name: str, folder: Path, listen: Callable[[Event], None] = lambda event: None
+) -> Iterator[Log]:
     """Log to a tracker until the block ends.
+
+    One that fails later on (its server has gone, say) is not worth hours of work: an event says so,
+    and the run goes on without it.
 
     TensorBoard's files, MLflow's unless MLFLOW_TRACKING_URI says where, and those of wandb lie in
     the run folder's `tracking/`.
@@ -49,24 +54,58 @@ def tracking(name: str, folder: Path) -> Iterator[Log]:
     Args:
         name: One of `TRACKERS`.
         folder: Of the run, which gives the tracker's run its name.
-    """
-    from accelerate import Accelerator
+        listen: Takes that event.
 
+    Raises:
+        InvalidValue: The tracker would not begin.
+    """
     place = folder / FOLDER
     place.mkdir(parents=True, exist_ok=True)
-    settings = {
+    settings: dict[str, dict[str, Any]] = {
         "tensorboard": {},
         "mlflow": {"logging_dir": str(place), "run_name": folder.name},
         "wandb": {"dir": str(place), "name": folder.name},
     }
+    try:
+        accelerator = _begun(name, place, settings[name])
+    except Exception as error:  # whatever the tracker and its server raise
+        raise InvalidValue(
+            f"the tracker {name} would not begin ({_first_line(error)})",
+            "one that takes values",
+            "Check its settings and its server, or run without --track.",
+        ) from error
+    failed = False
+
+    def ask(call: Callable[[], None]) -> None:
+        nonlocal failed
+        if not failed:
+            try:
+                call()
+            except Exception as error:
+                failed = True
+                listen({"phase": "untracked", "tracker": name, "error": _first_line(error)})
+
+    try:
+        yield lambda values, epoch: ask(
+            lambda: accelerator.log(dict(values), step=_step(name, epoch))
+        )
+    finally:
+        ask(accelerator.end_training)
+
+
+def _begun(name: str, place: Path, settings: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """An accelerator that logs to the tracker."""
+    from accelerate import Accelerator
+
     if name == "mlflow" and "MLFLOW_TRACKING_URI" not in os.environ:
         importlib.import_module(name).set_tracking_uri(f"sqlite:///{place.resolve()}/mlflow.db")
     accelerator = Accelerator(log_with=name, project_dir=str(place))
-    accelerator.init_trackers(PROJECT, init_kwargs={name: settings[name]})
-    try:
-        yield lambda values, epoch: accelerator.log(dict(values), step=_step(name, epoch))
-    finally:
-        accelerator.end_training()
+    accelerator.init_trackers(PROJECT, init_kwargs={name: dict(settings)})
+    return accelerator
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}".rstrip(": .")
 
 
 def listening(listen: Callable[[Event], None], log: Log) -> Callable[[Event], None]:

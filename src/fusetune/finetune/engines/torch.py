@@ -18,6 +18,7 @@ from fusetune.finetune.torch_features import head_inputs
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
 from fusetune.finetune.torch_loop import Training
 from fusetune.finetune.torch_lora import put_adapters
+from fusetune.finetune.torch_memory import finetune_bytes
 from fusetune.finetune.torch_statistics import reestimate, statistics_names
 from fusetune.finetune.torch_views import Views, as_they_are, prediction_views
 from fusetune.fuse.soup import State
@@ -69,6 +70,11 @@ class Torch(Engine):
     def num_parameters(self, member: Member) -> int:
         """Number of weights, buffers not counted."""
         return sum(p.numel() for p in member.model.parameters() if isinstance(p, torch.Tensor))
+
+    def finetune_bytes(self, member: Member, settings: FineTune) -> int | None:
+        """Of weights, gradients, moments and activations on the CPU; see `torch_memory`."""
+        on_cpu = Accelerator().device.type == "cpu"
+        return finetune_bytes(member, settings.batch_size) if on_cpu else None
 
     def state(self, member: Member) -> State:
         """The model's state dict; bfloat16, which NumPy lacks, as float32."""

@@ -73,13 +73,17 @@ class Local(Runner):
             self.close()
             raise
 
+    def another(self) -> "Local":
+        """A runner with a worker of its own, which preloads the same."""
+        return Local(self._preload)
+
     def close(self) -> None:
         """End the worker, and wait until it has gone."""
+        if self._process is not None:
+            self._process.kill()  # before its pipe is closed: a thread that reads there wakes up
+            self._process.wait()
         if self._pipe is not None:
             self._pipe.close()
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
         self._pipe = self._process = None
 
     def _death(self) -> MemberFailed:
