@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from fusetune.errors import RecipeError, name_some
+from fusetune.errors import RecipeError, name_some, unknown_name
 from fusetune.finetune.settings import FineTune
 from fusetune.finetune.snapshots import WEIGHTS, Snapshot, snapshot_names
 from fusetune.finetune.soup_entry import SoupOf, check_soup, names_of
@@ -72,7 +72,15 @@ class MemberEntry:
         """Names of the members that have to be made before it."""
         if self.snapshot is not None and self.snapshot.number > 1:
             return snapshot_names(self.run, self.cycles)[:1]
-        return () if self.soup is None else self.soup.of
+        if self.soup is not None:
+            return self.soup.of
+        return () if self.teacher is None else (self.teacher,)
+
+    @property
+    def teacher(self) -> str | None:
+        """Name of the member that it learns from."""
+        distill = None if self.finetune is None else self.finetune.distill
+        return None if distill is None else distill.teacher
 
 
 def candidate_entries(
@@ -119,18 +127,9 @@ def member_entries(
     entries: list[MemberEntry] = []
     for index, item in enumerate(content):
         place = f"{where}[{index}]"
-        if isinstance(item, str):
-            source_name, colon, model = item.partition(":")
-            if not colon:
-                raise RecipeError(
-                    f"{place} is '{item}'",
-                    "`source:model`",
-                    "Write for example `torchvision:resnet18`.",
-                )
-            item = {"source": source_name, "model": model}
-        block = mapping(item, place)
+        block = _as_block(item, place)
+        later = [other["name"] for other in content[index + 1 :] if _has_name(other)]
         if "soup" in block and where == "members":
-            later = [other["name"] for other in content[index + 1 :] if _has_name(other)]
             entries.append(_soup(block, place, entries, later, folder))
             continue
         finetune = default
@@ -142,10 +141,25 @@ def member_entries(
             cycles = 1 if finetune is None else finetune.snapshots
             name = _member_name(given, source.member_name, place, entries, cycles)
             entry = MemberEntry(name=name, source=source, finetune=finetune)
+            _check_teacher(entry, place, entries, later if where == "members" else None)
             entries += entry.snapshots() if where == "members" else (entry,)
     souped = {name for entry in entries if entry.soup is not None for name in entry.soup.of}
     runs = {entry.run for entry in entries if entry.name in souped}
     return tuple(replace(entry, in_soup=entry.run in runs) for entry in entries)
+
+
+def _as_block(item: object, where: str) -> dict[str, Any]:
+    """An entry's keys, those of the shorthand `source:model` too."""
+    if not isinstance(item, str):
+        return mapping(item, where)
+    source_name, colon, model = item.partition(":")
+    if not colon:
+        raise RecipeError(
+            f"{where} is '{item}'",
+            "`source:model`",
+            "Write for example `torchvision:resnet18`.",
+        )
+    return {"source": source_name, "model": model}
 
 
 def _has_name(item: object) -> bool:
@@ -168,6 +182,33 @@ def _soup(
     check_soup(soup, where, members)
     name = _member_name(given, method.name, where, before)
     return MemberEntry(name=name, source=members[names[0]][0], finetune=None, soup=soup)
+
+
+def _check_teacher(
+    entry: MemberEntry,
+    where: str,
+    before: Sequence[MemberEntry],
+    later: Sequence[str] | None,
+) -> None:
+    """Refuse a teacher that is not above; of candidates (`later` is None), any."""
+    if entry.teacher is None:
+        return
+    given, known = f"{where}.finetune.distill.teacher", [other.name for other in before]
+    if later is None:
+        raise RecipeError(
+            f"{given} is '{entry.teacher}', and it is a candidate",
+            "candidates that can be fine-tuned each by itself",
+            "Scout first, and add `distill:` to a member of the proposed recipe.",
+        )
+    if entry.teacher not in known and entry.teacher in (*later, entry.name):
+        itself = entry.teacher == entry.name
+        raise RecipeError(
+            f"{given} is '{entry.teacher}', which {'it is itself' if itself else 'stands below it'}",
+            "a member that stands above",
+            "Name another." if itself else "Move the teacher above its student.",
+        )
+    if entry.teacher not in known:
+        raise unknown_name("member", entry.teacher, known, where=given, error=RecipeError)
 
 
 def _member_name(

@@ -109,3 +109,50 @@ members:
     assert [(step.step, step.state) for step in after] == [(name, "done") for name in before]
     again = fusetune.plan(tmp_path / "run" / "recipe.yaml", tmp_path / "run")
     assert {step.state for step in again} == {"done"}
+
+
+STUDENTS = """
+members:
+  - {source: mini, model: resnet, name: teacher, finetune: {epochs: 2}}
+  - {source: mini, model: vgg, name: student, finetune: {distill: {teacher: teacher}}}
+  - {source: mini, model: vgg, name: alone}
+"""
+
+
+def test_a_student_is_made_again_when_its_teacher_changes(tmp_path: Path) -> None:
+    recipe, folder = tmp_path / "recipe.yaml", tmp_path / "run"
+    recipe.write_text(HEAD + STUDENTS)
+    before = [step.step for step in fusetune.plan(recipe, folder)]
+    assert before[1:6] == [
+        "finetune-teacher",
+        "predict-teacher",
+        "teach-student",
+        "finetune-student",
+        "predict-student",
+    ]
+    results = run(tmp_path, STUDENTS)
+    assert [member["status"] for member in results["members"]] == ["ok"] * 3
+    _, student, alone = results["members"]
+    assert student["scores"] != alone["scores"]
+    assert any("was taught by 'teacher', with weight 0.5" in note for note in student["notes"])
+    (said,) = tmp_path.glob("run/steps/teach-student-*/outputs.npy")
+    assert np.load(said).shape == (120, 10) and np.load(said).dtype == np.float32
+    assert_ensemble_predicts_as_the_run_did(tmp_path)
+    states = {step.step: step.state for step in fusetune.plan(folder / "recipe.yaml", folder)}
+    assert list(states) == before and set(states.values()) == {"done"}
+    recipe.write_text(HEAD + STUDENTS.replace("epochs: 2", "epochs: 1"))
+    planned = {step.step: step for step in fusetune.plan(recipe, folder)}
+    redone = {name for name, step in planned.items() if step.state != "done"}
+    assert redone == {*before[1:6], "fuse", "ensemble"}
+    assert "lesson" in planned["finetune-student"].why
+
+
+def test_a_student_of_a_teacher_that_failed_fails_and_says_why(tmp_path: Path) -> None:
+    teacher = "{source: mini, model: resnet, name: t, finetune: {optimizer: {lr: 1e30}}}"
+    student = "{source: mini, model: vgg, name: s, finetune: {distill: {teacher: t}}}"
+    results = run(tmp_path, f"members: [{teacher}, {student}, mini:vgg]")
+    statuses = [member["status"] for member in results["members"]]
+    assert statuses == ["failed", "failed", "ok"]
+    assert "its teacher 't' failed; expected a teacher with weights" in str(
+        results["members"][1]["error"]
+    )

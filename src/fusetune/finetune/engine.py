@@ -61,6 +61,7 @@ class Plan:
         start_seed: Of what is new before fine-tuning (a head, `weights: none`), where members of
             a soup share it; None: `seed`.
         budget: When to stop before the last epoch, keeping the best one; None: never.
+        teacher: Raw outputs of the settings' `distill.teacher` on the train rows (npy); None without.
     """
 
     objective: Objective[Any]
@@ -68,6 +69,7 @@ class Plan:
     seed: int
     start_seed: int | None = None
     budget: Budget | None = None
+    teacher: Path | None = None
 
     @property
     def seed_of_start(self) -> int:

@@ -24,8 +24,9 @@ from fusetune.finetune.randomness import Keys, mixed_seed, row_keys
 from fusetune.finetune.stopping import Stopwatch, diverged, goes_on
 from fusetune.finetune.torch_augment import augmented, epoch_draws, mixed, partners
 from fusetune.finetune.torch_averages import Averages
-from fusetune.finetune.torch_checkpoint import State, Stateful, read_checkpoint, write_checkpoint
+from fusetune.finetune.torch_checkpoint import Checkpoints, State, Stateful, read_checkpoint
 from fusetune.finetune.torch_convolutions import one_position_products
+from fusetune.finetune.torch_distill import Lessons
 from fusetune.finetune.torch_graphs import StepGraphs
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
 from fusetune.finetune.torch_lora import put_adapters
@@ -53,7 +54,6 @@ from fusetune.predictions.kinds import Array
 __all__ = ["Training"]
 
 CHECKPOINT_SECONDS = 60.0  # within an epoch
-SAVING_SHARE = 0.05  # of the time, at most, for checkpoints at the ends of epochs
 REPORT_SECONDS = 0.2
 
 
@@ -79,6 +79,7 @@ class Training:
         self.class_weights = None if weights is None else torch.from_numpy(weights).to(device)
         lora = plan.settings.adapters
         self.adapters = lora and put_adapters(member, lora, mixed_seed(plan.seed, "adapters"))
+        self.lessons = Lessons(plan, len(self.keys), device)
         self.model: nn.Module = member.model.to(device)
         if device.type == "cuda":  # on CPUs the fused optimizers would copy such weights
             self.model.to(memory_format=memory_format(device))
@@ -86,7 +87,7 @@ class Training:
         self.optimizer = build_optimizer(groups, plan.settings.optimizer, device)
         self.averages = Averages(self.model, plan.settings)
         self.state = State(precision=chosen_precision(plan.settings, self.model, device))
-        self.save_seconds, self.last_save = 0.0, time.perf_counter()
+        self.checkpoints = Checkpoints()
 
     def run(self, work: Path, report: Report) -> History:
         """Train to the end; the member keeps the best epoch's weights."""
@@ -106,7 +107,8 @@ class Training:
                 self.train_epoch(checkpoint, report)
                 if self.stopwatch.stopped is None:
                     self.end_epoch(report)
-                    self.save_if_due(checkpoint)
+                    if self.checkpoints.pays:
+                        self.save(checkpoint)
                     continue
                 self.save(checkpoint)  # as it is: a run that has the time goes on from here
                 if not (self.state.best_weights or self.state.snapshots):
@@ -142,7 +144,13 @@ class Training:
         note = f"memory was short: gradients of a batch were added up over {parts} parts, each normalized by itself"
         adapted = self.adapters.notes if self.adapters else ()
         tested = RangeTest(**self.state.range_test).notes if self.state.range_test else ()
-        return (*adapted, *tested, *self.recorded.notes, *([note] if parts > 1 else []))
+        return (
+            *adapted,
+            *tested,
+            *self.lessons.notes,
+            *self.recorded.notes,
+            *([note] if parts > 1 else []),
+        )
 
     def prepare(self, stream: "torch.cuda.Stream | None") -> None:
         """Put on the device what every step reads; a recorded step finds it where it was."""
@@ -179,7 +187,7 @@ class Training:
             state.rows += len(batches[step])
             state.step = step + 1
             now = time.perf_counter()
-            save_due = now - self.last_save > CHECKPOINT_SECONDS
+            save_due = now - self.checkpoints.last > CHECKPOINT_SECONDS
             if save_due or now - last_report > REPORT_SECONDS or state.step == len(batches):
                 self.check_finite()  # waits for the device
                 state.epoch_seconds += time.perf_counter() - last_report
@@ -259,14 +267,15 @@ class Training:
             targets = self.objective.mixed(targets, partners(targets), shares, num_classes)
         self.optimizer.zero_grad()
         parts = self.num_parts(rows)
-        pieces = zip(pixels.tensor_split(parts), targets.tensor_split(parts), strict=True)
-        losses = [self.backward(*piece, len(rows)) for piece in pieces]
+        batch = pixels, targets, self.lessons.of(rows, shares)
+        pieces = zip(*(part.tensor_split(parts) for part in batch), strict=True)
+        losses = [self.backward(p, t, s, len(rows)) for p, t, s in pieces]
         if settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         self.optimizer.step()
         self.loss_sum += torch.stack(losses).sum()
 
-    def backward(self, pixels: Tensor, targets: Tensor, num_rows: int) -> Tensor:
+    def backward(self, pixels: Tensor, targets: Tensor, soft: Tensor, num_rows: int) -> Tensor:
         """Add to the gradients of a batch's mean loss what some of its rows give; their loss' sum."""
         # An epoch's last batch is not worth a translation of its own.
         compiled = self.compiled if num_rows == self.settings.batch_size else None
@@ -274,6 +283,7 @@ class Training:
         with autocast(self.state.precision, self.device):
             outputs = model(self.model_input(pixels))
         loss = self.objective.loss(outputs, targets, self.settings, self.class_weights)
+        loss = self.lessons.blended(loss, outputs, soft)
         (loss * (len(pixels) / num_rows)).backward()
         return loss.detach().to(self.loss_sum.dtype) * len(pixels)
 
@@ -324,17 +334,9 @@ class Training:
         if not math.isfinite(self.state.loss_sum):
             raise diverged("training", self.state.epoch + 1)
 
-    def save_if_due(self, path: Path) -> None:
-        """Write a checkpoint at the end of an epoch, unless epochs pass faster than it is written."""
-        if time.perf_counter() - self.last_save > self.save_seconds / SAVING_SHARE:
-            self.save(path)
-
     def save(self, path: Path) -> None:
         """Write a checkpoint atomically."""
-        before = time.perf_counter()
-        write_checkpoint(path, self.state, self.stateful())
-        self.last_save = time.perf_counter()
-        self.save_seconds = self.last_save - before
+        self.checkpoints.write(path, self.state, self.stateful())
 
     def restore(self, path: Path, report: Report) -> None:
         """Go on from a checkpoint, if there is one and it is whole."""

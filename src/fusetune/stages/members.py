@@ -20,9 +20,11 @@ from fusetune.finetune.randomness import mixed_seed
 from fusetune.finetune.snapshots import own_history
 from fusetune.finetune.soup_steps import SoupPlan
 from fusetune.finetune.steps import JUDGED_ROLES
+from fusetune.finetune.teaching import LESSON
 from fusetune.plugins import find
 from fusetune.recipe import Recipe
 from fusetune.runtime.runner import Call, Event, Runner
+from fusetune.stages.distilling import lesson_of, promised_steps
 from fusetune.stages.snapshots import begins_run, of_same_run, own_files
 from fusetune.stages.time_limit import TimeLimit
 from fusetune.store.artifact import JSON, Artifact, Step, canonical, file_checksum
@@ -69,8 +71,13 @@ class Context:
         """The step that stores the rows."""
         return self.step("data", {"rows": self.prepared.fingerprint()})
 
-    def finetune_step(self, entry: MemberEntry) -> Step:
-        """The step that fine-tunes a member, or keeps it as it is."""
+    def finetune_step(self, entry: MemberEntry, lesson: str | None = None) -> Step:
+        """The step that fine-tunes a member, or keeps it as it is.
+
+        Args:
+            entry: The member.
+            lesson: Checksum of what its teacher says of the train rows; None: it has no teacher.
+        """
         inputs = {
             "rows": self.prepared.fingerprint(),
             "source": canonical(entry.source),
@@ -80,7 +87,8 @@ class Context:
             "seed": self.recipe.seed,
         }
         shared = {"start": "shared"} if entry.in_soup else {}
-        return self.step(f"finetune-{entry.run}", {**inputs, **shared})
+        taught = {} if lesson is None else {"lesson": lesson}
+        return self.step(f"finetune-{entry.run}", {**inputs, **shared, **taught})
 
     def soup_step(self, entry: MemberEntry, members: Sequence[Mapping[str, str]]) -> Step:
         """The step that averages members' weights; the holdout chooses what is to be chosen.
@@ -170,10 +178,10 @@ def check_members(context: Context) -> dict[str, int | None]:
         MemberFailed: A member's own code raised while it was loaded.
     """
     needs: dict[str, int | None] = {}
+    known: dict[str, Mapping[str, str]] = {}
     for entry in context.recipe.members:
-        if entry.soup is not None or not begins_run(entry):
-            continue
-        if context.finetune_step(entry).finished():
+        steps, known[entry.name] = promised_steps(context, entry, known)
+        if entry.soup is not None or not begins_run(entry) or steps[-1].finished():
             continue
         context.listen({"phase": "check", "member": entry.name})
         arguments = {
@@ -242,15 +250,15 @@ def member_stage(
             return step.set_aside({"stopped": list(stopped)})
         return step.finish()
 
-    known = of_same_run(entry, before)
+    known, objective = of_same_run(entry, before), context.objective()
     if known is not None and known.error is not None:
         listen({"phase": known.status, "error": known.error})
         return known
     finetuned = None if known is None else known.finetuned
     try:
-        objective = context.objective()
         if finetuned is None:
-            finetuned = made(*_weights_step(context, entry, objective, before))
+            lesson = lesson_of(context, entry, before, made)
+            finetuned = made(*_weights_step(context, entry, objective, before, lesson))
         step = context.predict_step(entry, finetuned.checksums[entry.weights])
         arguments = {"weights": finetuned.path(entry.weights), "objective": objective}
         predicted = made(step, "steps:predict_member", arguments)
@@ -289,6 +297,7 @@ def _weights_step(
     entry: MemberEntry,
     objective: Objective[Any],
     before: Mapping[str, Outcome],
+    lesson: Artifact | None,
 ) -> tuple[Step, str, dict[str, Any]]:
     """The step that makes a member's weights, its function, and what that is told to do.
 
@@ -302,7 +311,9 @@ def _weights_step(
     seed = mixed_seed(context.recipe.seed, entry.run)
     start_seed = context.start_seed if entry.in_soup else None
     plan = None if entry.finetune is None else Plan(objective, entry.finetune, seed, start_seed)
-    step = context.finetune_step(entry)
+    if plan is not None and lesson is not None:
+        plan = replace(plan, teacher=lesson.path(LESSON))
+    step = context.finetune_step(entry, None if lesson is None else lesson.checksums[LESSON])
     if context.limit is not None and not step.finished():
         budget = _budget(context, entry)
         plan = None if plan is None else replace(plan, budget=budget)

@@ -8,17 +8,15 @@ from typing import Literal
 
 from fusetune.finetune.snapshots import WEIGHTS
 from fusetune.recipe import Scout
+from fusetune.stages.distilling import NOT_YET, promised_steps
 from fusetune.stages.fusion import ensemble_inputs, fuse_step
 from fusetune.stages.members import Context
 from fusetune.stages.outcomes import judge_without_members
 from fusetune.stages.scouting import Looked, looked_at, proposed_entries, score_step, view_step
-from fusetune.stages.snapshots import begins_run, own_files
+from fusetune.stages.snapshots import begins_run
 from fusetune.store.artifact import JSON, Artifact, Step
 
 __all__ = ["PlannedStep", "planned_steps"]
-
-NOT_YET = "not made yet"
-"""Stands for the checksum of what an earlier step is yet to make."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +53,9 @@ def planned_steps(context: Context) -> list[PlannedStep]:
     predictions: dict[str, JSON] = {}
     checksums: dict[str, Mapping[str, str]] = {}
     for entry in context.recipe.members:
-        if entry.soup is None:
-            finetune = context.finetune_step(entry)
-        else:
-            finetune = context.soup_step(entry, [checksums[name] for name in entry.soup.of])
-        made = finetune.promised()
-        checksums[entry.name] = {} if made is None else own_files(entry, made.checksums)
+        steps, checksums[entry.name] = promised_steps(context, entry, checksums)
         predict = context.predict_step(entry, checksums[entry.name].get(WEIGHTS, NOT_YET))
-        plan += [*([_planned(finetune)] if begins_run(entry) else []), _planned(predict)]
+        plan += [_planned(step) for step in (*(steps if begins_run(entry) else ()), predict)]
         predicted = predict.promised()
         files = NOT_YET if predicted is None else predicted.fingerprint_of("", suffix=".parquet")
         predictions[entry.name] = files
