@@ -207,7 +207,11 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 def as_mapping(recipe: Recipe) -> dict[str, Any]:
     """The resolved recipe as plain values: written as YAML, it runs again from anywhere."""
     runs = {entry.run: entry for entry in recipe.members}  # snapshots of one run are one entry
-    members = [_member_as_mapping(entry) for entry in runs.values()]
+    members: dict[str, Any] = {"members": [_member_as_mapping(e) for e in runs.values()]}
+    if not recipe.members and recipe.scout is not None:
+        candidates = [_member_as_mapping(entry) for entry in recipe.scout.candidates]
+        scout = {"candidates": candidates, **plain(recipe.scout.settings)}
+        members = {"members": "scout", "scout": scout}
     datasets = {role: {"source": d.name, **plain(d)} for role, d in recipe.data.datasets.items()}
     data: dict[str, Any] = datasets.get("all", datasets)
     data = {**data, "roles": plain(recipe.data.roles)}
@@ -224,7 +228,7 @@ def as_mapping(recipe: Recipe) -> dict[str, Any]:
     return {
         "task": recipe.task.name,
         "data": data,
-        "members": members,
+        **members,
         "fuse": {"methods": methods, "choose": recipe.fuse.choose, **calibrators},
         "metric": {"metric": recipe.metric.name, **plain(recipe.metric)},
         "seed": recipe.seed,
