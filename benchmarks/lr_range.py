@@ -37,8 +37,10 @@ Rule = Callable[[Sequence[float], Sequence[float]], float]
 
 
 def minimum(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """A tenth of the rate of the lowest smoothed loss (fastai's `minimum`)."""
-    return rates[int(np.argmin(smoothed(losses)))] / 10
+    """A tenth of the rate of the lowest smoothed loss (fastai's `minimum`): the package's own."""
+    rate = suggested(rates, losses)
+    assert rate is not None
+    return rate
 
 
 def third(rates: Sequence[float], losses: Sequence[float]) -> float:
@@ -47,10 +49,12 @@ def third(rates: Sequence[float], losses: Sequence[float]) -> float:
 
 
 def steep(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """Where the smoothed loss falls most steeply, over the logarithm of the rate (Lightning)."""
-    rate = suggested(rates, losses)
-    assert rate is not None
-    return rate
+    """Where the smoothed loss falls most steeply, over the logarithm of the rate (Lightning).
+
+    Of the rates up to the one of the lowest loss.
+    """
+    smooth = smoothed(losses)
+    return rates[int(np.argmin(np.gradient(smooth[: int(np.argmin(smooth)) + 1])))]
 
 
 def valley(rates: Sequence[float], losses: Sequence[float]) -> float:

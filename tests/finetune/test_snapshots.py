@@ -16,6 +16,8 @@ from fusetune.finetune.objectives.classification import Classification
 from fusetune.finetune.settings import FineTune, Schedule
 from fusetune.finetune.snapshots import own_history
 from fusetune.finetune.stopping import Stopwatch
+from fusetune.recipe import as_mapping, load_recipe
+from fusetune.stages.scouting import proposed_entries
 from small_runs import (
     SETTINGS,
     SPLITS,
@@ -180,3 +182,18 @@ def test_settings_without_a_meaning_for_cycles_are_refused() -> None:
     ):
         with pytest.raises(InvalidValue, match=f"{message} with snapshots: 2"):
             FineTune(snapshots=2, **wrong)
+
+
+def test_a_resolved_recipe_has_the_fine_tuning_once(tmp_path: Path) -> None:
+    cycles = {"source": "mini", "model": "vgg", "name": "a", "finetune": {"snapshots": 2}}
+    content = {"task": "image_classification", "data": {"source": "digits"}}
+    recipe = load_recipe({**content, "members": [cycles, "mini:resnet"]})
+    resolved = as_mapping(recipe)
+    assert [member["name"] for member in resolved["members"]] == ["a", "mini-resnet"]
+    again = load_recipe(resolved)
+    assert again.members == recipe.members
+    scouting = {"members": "scout", "scout": {"candidates": [cycles, "mini:resnet"]}}
+    scout = load_recipe({**content, **scouting}).scout
+    assert scout is not None and [entry.name for entry in scout.candidates] == ["a", "mini-resnet"]
+    proposed = proposed_entries(scout, {"proposed": ["mini-resnet", "a"]})
+    assert [entry.name for entry in proposed] == ["mini-resnet", "a-1", "a-2"]

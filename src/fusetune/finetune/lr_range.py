@@ -19,6 +19,8 @@ SMOOTHING = 0.9
 """Share of the mean loss that is kept from step to step."""
 DIVERGED = 4.0
 """The test ends at a smoothed loss of so many times the lowest, as in fastai and Lightning."""
+MARGIN = 10.0
+"""The suggestion is the rate of the lowest loss divided by this, as fastai's `minimum` has it."""
 FALL = 0.05
 """Share of the first loss by which the lowest has to be below it: else nothing was learned."""
 
@@ -74,17 +76,16 @@ def concluded(losses: Sequence[float], default: float) -> RangeTest:
 def suggested(rates: Sequence[float], losses: Sequence[float]) -> float | None:
     """The peak learning rate that a test suggests; None if the loss never fell.
 
-    The rate at which the smoothed loss falls most steeply over the rate's logarithm, of those below
-    the rate of the lowest loss.
+    A tenth of the rate at which the smoothed loss is lowest: there it is about to rise.
 
     Args:
-        rates: Of each step, rising by one factor.
+        rates: Of each step, rising.
         losses: As many.
 
     Reference:
         Smith, "Cyclical learning rates for training neural networks", WACV 2017. He reads the rate
-        off the plot; without a reader, the steepest descent is what Lightning takes, and one of
-        fastai's rules. docs/results/lr_range.md compares them.
+        off the plot; of the rules that do without a reader this is one of fastai's (`minimum`).
+        docs/results/lr_range.md compares it with others.
     """
     if not losses:
         return None
@@ -92,7 +93,7 @@ def suggested(rates: Sequence[float], losses: Sequence[float]) -> float | None:
     lowest = int(np.argmin(smooth))
     if smooth[lowest] > (1 - FALL) * smooth[0]:
         return None
-    return rates[int(np.argmin(np.gradient(smooth[: lowest + 1])))]
+    return rates[lowest] / MARGIN
 
 
 def has_diverged(losses: Sequence[float]) -> bool:
