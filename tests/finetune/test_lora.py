@@ -257,3 +257,13 @@ def test_the_original_model_is_not_needed_to_predict(tmp_path: Path) -> None:
     images = SPLITS[1].images
     outputs = [Torch().outputs(one, images, lambda event: None) for one in (made, other)]
     np.testing.assert_array_equal(*outputs)
+
+
+def test_snapshots_are_merged_each(tmp_path: Path) -> None:
+    made, history = finetune(tmp_path, replace(LORA, snapshots=2))
+    losses = [epoch["validation_loss"] for epoch in history.epochs]
+    plain = weights(member())
+    for number, part in ((1, losses[:2]), (2, losses[2:])):
+        Torch().load(made, tmp_path / f"weights-{number}.safetensors")
+        assert list(weights(made)) == list(plain)
+        assert validation_loss(made) == pytest.approx(min(part), rel=1e-5)

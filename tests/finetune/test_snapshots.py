@@ -108,6 +108,9 @@ def test_a_run_out_of_time_gives_the_snapshots_that_it_has(
     history = Torch().finetune(made, plan, SPLITS, tmp_path, lambda event: None)
     assert len(history.snapshots) == len(snapshots(tmp_path)) == len(kept)
     assert history.snapshots[0]["last_epoch"] == min(2, max(1, stopped_in - 1))
+    assert history.best_epoch == history.snapshots[-1]["best_epoch"] <= 2
+    assert f"the weights of epoch {history.best_epoch} were kept" in history.notes[-1]
+    assert weights(made) == snapshots(tmp_path)[-1]
     if stopped_in > 2:
         whole = tmp_path / "whole"
         monkeypatch.undo()

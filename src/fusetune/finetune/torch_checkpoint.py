@@ -43,6 +43,14 @@ class State:
     epochs: list[dict[str, float]] = field(default_factory=list)
     snapshots: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def kept(self) -> tuple[int, dict[str, Tensor]]:
+        """The best epoch and its weights; with cycles, of the last one that has ended."""
+        if not self.snapshots:
+            return self.best_epoch, self.best_weights
+        last = self.snapshots[-1]
+        return last["about"]["best_epoch"], last["weights"]
+
     def end_cycle(self, epochs: range) -> None:
         """Put the best epoch's weights among the snapshots, and look for the next one.
 

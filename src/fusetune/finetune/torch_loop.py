@@ -124,14 +124,14 @@ class Training:
         self.model.to(memory_format=torch.contiguous_format)
         if self.settings.snapshots > 1 and not state.snapshots:  # the first cycle was cut short
             state.end_cycle(range(self.settings.epochs))
-        kept = state.snapshots[-1]["weights"] if state.snapshots else state.best_weights
-        self.member.model.load_state_dict(kept)
+        best_epoch, weights = state.kept
+        self.member.model.load_state_dict(weights)
         return History(
             tuple(state.epochs),
-            state.best_epoch,
+            best_epoch,
             state.seconds,
             state.precision,
-            (*self.notes(), *self.stopwatch.notes(self.settings.epochs, state.best_epoch)),
+            (*self.notes(), *self.stopwatch.notes(self.settings.epochs, best_epoch)),
             self.stopwatch.stopped,
             num_trained(self.optimizer),
             RangeTest(**state.range_test) if state.range_test else None,
