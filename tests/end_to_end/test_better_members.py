@@ -75,7 +75,8 @@ def test_a_rate_from_a_test_is_shown(tmp_path: Path) -> None:
     found = history["range_test"]
     assert f"took {found['lr']:.2g} as the peak" in note
     assert len(found["rates"]) == len(found["losses"])
-    assert note in (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert note in page and "Learning-rate range tests" in page
 
 
 def test_snapshots_are_members(tmp_path: Path) -> None:

@@ -142,6 +142,11 @@ def about_run(context: Context, outcomes: Sequence[Outcome]) -> dict[str, Any]:
             for o in outcomes
             if (history := o.content("history.json"))
         },
+        "range_tests": {
+            o.entry.name: test
+            for o in outcomes
+            if (test := o.content("history.json").get("range_test"))
+        },
     }
 
 
