@@ -3,6 +3,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,16 +13,18 @@ from scipy.stats import entropy
 
 from fusetune.entries import candidate_entries, member_entries
 from fusetune.errors import InvalidValue, RecipeError
-from fusetune.finetune.engine import Plan
+from fusetune.finetune.engine import Plan, Split
 from fusetune.finetune.engines.torch import Torch
+from fusetune.finetune.objective import Objective
 from fusetune.finetune.objectives.classification import Classification
 from fusetune.finetune.objectives.multilabel import Multilabel
 from fusetune.finetune.objectives.regression import Regression
-from fusetune.finetune.settings import Augmentation, Distill, FineTune
+from fusetune.finetune.settings import Augmentation, Distill, FineTune, Optimizer
 from fusetune.finetune.torch_augment import partners
 from fusetune.finetune.torch_distill import Lessons
 from fusetune.finetune.torch_loop import Training
-from small_runs import SETTINGS, SPLITS, assert_resumes, finetune, member, untimed, weights
+from fusetune.predictions.targets import LabelSets, Numbers
+from small_runs import CLASSES, SETTINGS, SPLITS, assert_resumes, finetune, member, untimed, weights
 
 DISTILL = replace(SETTINGS, distill=Distill(teacher="teacher"))
 RANDOM = np.random.default_rng(0)
@@ -113,6 +116,31 @@ def test_a_student_learns_what_its_teacher_says_and_the_targets_do_not(
     assert (ours == labels)[8:].mean() > 0.8
     assert (theirs == labels)[8:].mean() < 0.2
     assert history.notes[0] == "it was taught by 'teacher', with weight 1"
+
+
+@pytest.mark.parametrize("objective", [Regression(), Multilabel()])
+def test_students_of_numbers_and_of_label_sets_come_to_what_the_teacher_says(
+    tmp_path: Path, objective: Objective[Any]
+) -> None:
+    ids, images = SPLITS[0].ids, SPLITS[0].images
+    if isinstance(objective, Regression):
+        truth: Any = Numbers(ids, CLASSES, RANDOM.normal(size=(40, 2)))
+    else:
+        truth = LabelSets(ids, CLASSES, RANDOM.random((40, 2)) < 0.5)
+    said = np.tile(np.float32([1.0, -1.0]), (40, 1))
+    np.save(tmp_path / "outputs.npy", said)
+    settings = replace(
+        DISTILL, distill=Distill(teacher="t", weight=1.0), optimizer=Optimizer(lr=0.02)
+    )
+    fitted = objective.fitted(truth)
+    plan = Plan(fitted, settings, seed=3, teacher=tmp_path / "outputs.npy")
+    made, split = member(), Split(images, truth)
+    before = Torch().outputs(made, images, lambda event: None)
+    history = Torch().finetune(made, plan, (split, split), tmp_path / "work", lambda event: None)
+    rates = [epoch["train_loss"] for epoch in history.epochs]
+    assert rates[-1] < 0.5 * rates[0]
+    after = Torch().outputs(made, images, lambda event: None)
+    assert np.abs(after - said).mean() < np.abs(before - said).mean()
 
 
 def test_a_weight_of_nearly_nothing_changes_nearly_nothing(tmp_path: Path, teacher: Path) -> None:
