@@ -62,6 +62,9 @@ class Plan:
             a soup share it; None: `seed`.
         budget: When to stop before the last epoch, keeping the best one; None: never.
         teacher: Raw outputs of the settings' `distill.teacher` on the train rows (npy); None without.
+        only_epochs: End after so many of the epochs that the learning rates are scheduled for, and
+            keep the weights as they are then, whatever the validation rows say; None: all, and
+            the best ones.
     """
 
     objective: Objective[Any]
@@ -70,6 +73,12 @@ class Plan:
     start_seed: int | None = None
     budget: Budget | None = None
     teacher: Path | None = None
+    only_epochs: int | None = None
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs at most."""
+        return self.settings.epochs if self.only_epochs is None else self.only_epochs
 
     @property
     def seed_of_start(self) -> int:

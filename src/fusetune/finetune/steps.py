@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fusetune.data.inputs import Images
-from fusetune.data.prepare import load_prepared
+from fusetune.data.prepare import Prepared, load_prepared
 from fusetune.errors import InvalidValue, WeightsError
 from fusetune.finetune.engine import Engine, Plan, Report, Split
 from fusetune.finetune.objective import Objective
@@ -22,7 +22,6 @@ from fusetune.predictions.kinds import Array, Columnar
 from fusetune.store.artifact import write_json
 
 __all__ = [
-    "JUDGED_ROLES",
     "check_member",
     "finetune_member",
     "member_outputs",
@@ -30,8 +29,8 @@ __all__ = [
     "predict_member",
 ]
 
-JUDGED_ROLES = ("validation", "holdout", "test")
-"""Roles whose rows train no member."""
+CHECKED_ROWS = 200
+"""Train rows that stand in for validation rows where the epoch is fixed and all rows train."""
 
 
 def check_member(
@@ -98,11 +97,8 @@ def finetune_member(
         start["start"] = state_checksum(engine.state(member))
     stopped, snapshots = None, 0
     if plan is not None:
-        train, validation = (
-            Split(prepared.images.take(prepared.rows(role)), prepared.targets(role))
-            for role in ("train", "validation")
-        )
-        history = engine.finetune(member, plan, (train, validation), folder / "work", report)
+        splits = _splits(prepared, fixed_epoch=plan.only_epochs is not None)
+        history = engine.finetune(member, plan, splits, folder / "work", report)
         write_json(folder / "history.json", asdict(history))
         stopped, snapshots = history.stopped, len(history.snapshots)
     for name in map(snapshot_weights, range(1, snapshots + 1)):
@@ -125,13 +121,13 @@ def predict_member(
     """Predict the rows of every role but train.
 
     Writes:
-        `<role>.parquet` for every role, and `cost.json`: `predict_per_row` (mean seconds, decoding
+        `<role>.parquet` for every such role that has rows, and `cost.json`: `predict_per_row` (mean seconds, decoding
         included) and `parameters` (count).
     """
     prepared = load_prepared(data)
     member = member_with(source, prepared.classes, weights)
     seconds, done = 0.0, 0
-    for role in JUDGED_ROLES:
+    for role in prepared.judged_roles:
         rows = prepared.rows(role)
         report({"phase": "predict", "role": role, "done": done / max(1, len(prepared.ids))})
         before = time.perf_counter()
@@ -143,6 +139,16 @@ def predict_member(
     parameters = _engine(member).num_parameters(member)
     cost = {"predict_per_row": seconds / max(1, done), "parameters": parameters}
     write_json(folder / "cost.json", cost)
+
+
+def _splits(prepared: Prepared, *, fixed_epoch: bool) -> tuple[Split, Split]:
+    """Train and validation rows; a fixed epoch is chosen by none, and all rows train."""
+    train = prepared.rows("train")
+    validation = train[:CHECKED_ROWS] if fixed_epoch else prepared.rows("validation")
+    first, second = (
+        Split(prepared.images.take(rows), prepared.truth.take(rows)) for rows in (train, validation)
+    )
+    return first, second
 
 
 def member_with(source: Source, classes: tuple[str, ...], weights: Path) -> Member:

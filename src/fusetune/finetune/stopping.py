@@ -67,18 +67,19 @@ class Stopwatch:
         )
 
 
-def goes_on(settings: FineTune, epoch: int, best_epoch: int) -> bool:
+def goes_on(settings: FineTune, num_epochs: int, epoch: int, best_epoch: int) -> bool:
     """False after the last epoch, or if early stopping says so; epochs of the head alone do not count.
 
     Args:
         settings: Of the run.
+        num_epochs: Of the run, at most.
         epoch: Finished epochs.
         best_epoch: The best one of them, from 1.
     """
     if settings.patience is None:
-        return epoch < settings.epochs
+        return epoch < num_epochs
     waited = epoch - max(best_epoch, settings.head_epochs or 0)
-    return epoch < settings.epochs and waited < settings.patience
+    return epoch < num_epochs and waited < settings.patience
 
 
 def diverged(which: str, epoch: int) -> MemberFailed:

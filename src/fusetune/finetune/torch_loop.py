@@ -65,6 +65,7 @@ class Training:
     ) -> None:
         self.member, self.objective, self.device = member, plan.objective, device
         self.settings, self.seed = plan.settings, plan.seed
+        self.num_epochs, self.keeps_last = plan.num_epochs, plan.only_epochs is not None
         self.stopwatch = Stopwatch(plan.budget, len(splits[1].ids))
         self.keys: Keys = row_keys(splits[0].ids)
         self.train, self.validation = (
@@ -103,7 +104,7 @@ class Training:
         ):
             self.prepare(stream)
             find_rate(self)
-            while goes_on(self.settings, self.state.epoch, self.state.best_epoch):
+            while goes_on(self.settings, self.num_epochs, self.state.epoch, self.state.best_epoch):
                 self.train_epoch(checkpoint, report)
                 if self.stopwatch.stopped is None:
                     self.end_epoch(report)
@@ -131,7 +132,7 @@ class Training:
             best_epoch,
             state.seconds,
             state.precision,
-            (*self.notes(), *self.stopwatch.notes(self.settings.epochs, best_epoch)),
+            (*self.notes(), *self.stopwatch.notes(self.num_epochs, best_epoch)),
             self.stopwatch.stopped,
             num_trained(self.optimizer),
             RangeTest(**state.range_test) if state.range_test else None,
@@ -191,7 +192,7 @@ class Training:
             if save_due or now - last_report > REPORT_SECONDS or state.step == len(batches):
                 self.check_finite()  # waits for the device
                 state.epoch_seconds += time.perf_counter() - last_report
-                report(progress(state, settings, len(self.keys), len(batches)))
+                report(progress(state, self.num_epochs, len(self.keys), len(batches)))
                 if save_due:
                     self.save(checkpoint)
                 last_report = time.perf_counter()
@@ -292,9 +293,7 @@ class Training:
         self.averages.after_epoch(self.state.epoch)
         with self.averages.in_place_of_weights():
             record = self.judge()
-        report(
-            {"phase": "finetune", "epochs": self.settings.epochs, "end_of_epoch": True, **record}
-        )
+        report({"phase": "finetune", "epochs": self.num_epochs, "end_of_epoch": True, **record})
         if not self.state.best_weights:
             raise diverged("validation", self.state.epoch)
         cycle = self.settings.scheduled_epochs(self.state.epoch - 1)
@@ -319,7 +318,7 @@ class Training:
         state.epochs.append(record)
         lower_loss, by = -figures["loss"], self.settings.stop_by
         goodness = (lower_loss if by == "loss" else figures[by], lower_loss)
-        if math.isfinite(lower_loss) and goodness > state.best:
+        if math.isfinite(lower_loss) and (self.keeps_last or goodness > state.best):
             state.best, state.best_epoch = goodness, state.epoch
             weights = (self.adapters.merged if self.adapters else self.model.state_dict)()
             state.best_weights = {

@@ -24,6 +24,8 @@ from fusetune.task import Task
 __all__ = ["Calibration", "Contents", "Contributions", "Epoch", "Pairs", "Predictor", "gather"]
 
 THUMBNAILS = Path("images/test/thumbnails.npz")
+FOLD = ", fold "
+"""Stands between a member's name and the number of its fold in the name of a learning curve."""
 MEASURES = ("agreement", "disagreement", "double_fault", "q_statistic", "error_correlation")
 ROWS: Mapping[type[Columnar], str] = {Probabilities: "test", Marginals: "labels", Values: "numbers"}
 
@@ -46,7 +48,7 @@ class Predictor:
         blend: Of a fusion of fusions: candidate → weight.
         runs: Of a fusion: the members that have to run for it.
         notes: What the user should know of the member's loading.
-        best_epoch: The epoch whose weights were kept.
+        best_epoch: The epoch whose weights were kept; several of a folded member.
     """
 
     name: str
@@ -62,7 +64,7 @@ class Predictor:
     blend: Mapping[str, float] | None = None
     runs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    best_epoch: int | None = None
+    best_epoch: int | Sequence[int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,7 @@ class Contents:
         task: Name of the task.
         metric: Name of the metric that the user is judged by.
         rows: Role → number of rows.
+        folds: How many folds the holdout rows were predicted out of; 0: they were set aside.
         members: In the recipe's order, failed ones included.
         fusions: In the recipe's order.
         chosen: Name of the chosen predictor.
@@ -161,6 +164,7 @@ class Contents:
     task: str
     metric: str
     rows: Mapping[str, int] = field(default_factory=dict)
+    folds: int = 0
     members: tuple[Predictor, ...] = ()
     fusions: tuple[Predictor, ...] = ()
     chosen: str = ""
@@ -193,6 +197,15 @@ class Contents:
         """What the judged rows are called: only rows that fitted nothing are test rows."""
         return "test rows" if self.judged == "test" else "rows"
 
+    def kept_epoch(self, curve: str) -> int | None:
+        """The epoch whose weights were kept, of a curve of a member or of one of its folds."""
+        if (member := self.predictor(curve)) is not None:
+            return member.best_epoch if isinstance(member.best_epoch, int) else None
+        name, _, fold = curve.rpartition(FOLD)
+        member = self.predictor(name)
+        found = member.best_epoch if member is not None else None
+        return found[int(fold) - 1] if isinstance(found, Sequence) else None
+
     def predictor(self, name: str) -> Predictor | None:
         """The member or fusion of that name."""
         return next((one for one in self.predictors if one.name == name), None)
@@ -217,6 +230,7 @@ def gather(run_folder: Path | str) -> Contents:
         task=results.get("task", ""),
         metric=results["metric"],
         rows=results.get("rows", {}),
+        folds=(results.get("folds") or {}).get("number", 0),
         members=members,
         fusions=tuple(_fusion(entry, members) for entry in results.get("fusions", [])),
         chosen=results.get("chosen") or "",

@@ -6,33 +6,45 @@ Each turns named inputs into one artifact, and is skipped where that artifact is
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from fusetune.data.prepare import Prepared, load_prepared
+from fusetune.data.prepare import Prepared, load_prepared, part_folder
 from fusetune.entries import MemberEntry
 from fusetune.errors import DataError, FileFailed, FusetuneError, MemberFailed, name_some
-from fusetune.evaluate.cost import Cost
+from fusetune.evaluate.cost import Cost, total_cost
 from fusetune.finetune.engine import Budget, Plan
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.randomness import mixed_seed
 from fusetune.finetune.snapshots import own_history
 from fusetune.finetune.soup_steps import SoupPlan
-from fusetune.finetune.steps import JUDGED_ROLES
 from fusetune.finetune.teaching import LESSON
 from fusetune.plugins import find
 from fusetune.recipe import Recipe
 from fusetune.runtime.runner import Call, Event, Runner
-from fusetune.stages.distilling import lesson_of, promised_steps
-from fusetune.stages.snapshots import begins_run, of_same_run, own_files
+from fusetune.stages.distilling import lesson_of
+from fusetune.stages.snapshots import of_same_run, own_files
 from fusetune.stages.time_limit import TimeLimit
 from fusetune.store.artifact import JSON, Artifact, Step, canonical, file_checksum
 from fusetune.store.experiment import Experiment
 
-__all__ = ["Context", "Outcome", "check_members", "member_stage", "store_data"]
+__all__ = ["Context", "Outcome", "Part", "member_stage", "store_data"]
 
 NO_TIME = "the time limit left no time for it"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the fine-tunings of a folded member.
+
+    Args:
+        number: Of its fold, from 0; as many as there are folds: the one on all rows.
+        only_epochs: Of the latter: how many epochs it takes; see `Plan`.
+    """
+
+    number: int
+    only_epochs: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +58,7 @@ class Context:
         runner: Where members' steps run.
         listen: Takes progress events.
         limit: The time that the run has; None: as much as it takes.
+        part: Which of a folded member's fine-tunings this is the context of; None: of none.
         side_by_side: How many members are made at the same time.
     """
 
@@ -55,6 +68,7 @@ class Context:
     runner: Runner
     listen: Callable[[Event], None]
     limit: TimeLimit | None = None
+    part: Part | None = None
     side_by_side: int = 1
 
     def step(self, name: str, inputs: JSON, version: int = 1) -> Step:
@@ -65,7 +79,26 @@ class Context:
         """What members are fine-tuned for, fitted to the train rows."""
         assert self.recipe.task.objective is not None  # load_recipe refuses such tasks
         objective = find(Objective, self.recipe.task.objective)()
-        return objective.fitted(self.prepared.targets("train"))
+        prepared, folds = self.prepared, self.prepared.folds
+        # What is no single fold's is for all rows, and so is what is checked before any work.
+        fitting = prepared if folds is None else prepared.part(len(folds))
+        return objective.fitted(fitting.targets("train"))
+
+    def of_part(
+        self, entry: MemberEntry, number: int, only_epochs: int | None = None
+    ) -> tuple["Context", MemberEntry]:
+        """One fine-tuning of a folded member as an ordinary one, of a member of its own.
+
+        Args:
+            entry: The folded member.
+            number: Of the fold, from 0; as many as there are folds: of the one on all rows.
+            only_epochs: How many epochs the latter takes.
+        """
+        assert self.prepared.folds is not None
+        whole = number == len(self.prepared.folds)
+        called = f"{entry.name}-{'refit' if whole else f'fold{number + 1}'}"
+        part, prepared = Part(number, only_epochs), self.prepared.part(number)
+        return replace(self, prepared=prepared, part=part), replace(entry, name=called)
 
     def data_step(self) -> Step:
         """The step that stores the rows."""
@@ -88,7 +121,8 @@ class Context:
         }
         shared = {"start": "shared"} if entry.in_soup else {}
         taught = {} if lesson is None else {"lesson": lesson}
-        return self.step(f"finetune-{entry.run}", {**inputs, **shared, **taught})
+        fixed = {} if self.only_epochs is None else {"epochs": self.only_epochs}
+        return self.step(f"finetune-{entry.run}", {**inputs, **shared, **taught, **fixed})
 
     def soup_step(self, entry: MemberEntry, members: Sequence[Mapping[str, str]]) -> Step:
         """The step that averages members' weights; the holdout chooses what is to be chosen.
@@ -108,6 +142,15 @@ class Context:
         }
         return self.step(f"soup-{entry.name}", inputs)
 
+    def rows_in(self, data: Artifact) -> Path:
+        """Where the members' processes read the rows, with the roles that they have here."""
+        return data.folder if self.part is None else part_folder(data.folder, self.part.number)
+
+    @property
+    def only_epochs(self) -> int | None:
+        """How many epochs the one model on all rows takes; None: it is another."""
+        return None if self.part is None else self.part.only_epochs
+
     @property
     def start_seed(self) -> int:
         """The seed of what is new in every member of a soup."""
@@ -126,7 +169,8 @@ class Context:
 class Outcome:
     """What became of one member: its artifacts, or why it failed or was not run.
 
-    A soup's step is its fine-tuning.
+    A soup's step is its fine-tuning. A folded member's fine-tunings are `folds`, and `refit` where
+    one more model is fine-tuned on all rows.
     """
 
     entry: MemberEntry
@@ -134,6 +178,19 @@ class Outcome:
     predicted: Artifact | None = None
     error: str | None = None
     not_run: bool = False
+    folds: tuple["Outcome", ...] = ()
+    refit: "Outcome | None" = None
+
+    @property
+    def parts(self) -> tuple["Outcome", ...]:
+        """Its fine-tunings: itself, unless it is folded."""
+        refit = () if self.refit is None else (self.refit,)
+        return (*self.folds, *refit) or (self,)
+
+    @property
+    def models(self) -> tuple["Outcome", ...]:
+        """Those of its fine-tunings whose weights predict new rows."""
+        return self.parts if self.refit is None else (self.refit,)
 
     @property
     def status(self) -> str:
@@ -158,45 +215,16 @@ class Outcome:
     @property
     def cost(self) -> Cost:
         """What it costs to make and to run; a soup's making is its members' and its own."""
-        measured = self.content("cost.json")
-        made = self.content("history.json") or self.content("soup.json")
-        return Cost(
-            fit_s=made.get("seconds"),
-            predict_s_per_row=measured.get("predict_per_row"),
-            parameters=measured.get("parameters"),
+        made = [part.content("history.json") or part.content("soup.json") for part in self.parts]
+        fitted = total_cost(Cost(fit_s=entry.get("seconds")) for entry in made)
+        run = total_cost(
+            Cost(
+                predict_s_per_row=measured.get("predict_per_row"),
+                parameters=measured.get("parameters"),
+            )
+            for measured in (model.content("cost.json") for model in self.models)
         )
-
-
-def check_members(context: Context) -> dict[str, int | None]:
-    """Load every unfinished member once, so that what cannot work is said before any work.
-
-    Returns:
-        Name → bytes that fine-tuning takes, for those that are to be fine-tuned; None on a GPU.
-
-    Raises:
-        UsageError: Names the member and says what is wrong.
-        MemberFailed: A member's own code raised while it was loaded.
-    """
-    needs: dict[str, int | None] = {}
-    known: dict[str, Mapping[str, str]] = {}
-    for entry in context.recipe.members:
-        steps, known[entry.name] = promised_steps(context, entry, known)
-        if entry.soup is not None or not begins_run(entry) or steps[-1].finished():
-            continue
-        context.listen({"phase": "check", "member": entry.name})
-        arguments = {
-            "source": entry.source,
-            "classes": context.prepared.classes,
-            "objective": context.objective(),
-            "finetune": entry.finetune,
-        }
-        waits = context.limit is not None and entry.finetune is not None
-        with context.limit.loading(entry.run) if context.limit and waits else nullcontext():
-            call = Call("fusetune.finetune.steps:check_member", arguments)
-            found = context.runner.call(call, context.listen)
-        if entry.finetune is not None:
-            needs[entry.name] = found["bytes"]
-    return needs
+        return replace(run, fit_s=fitted.fit_s)
 
 
 def store_data(context: Context) -> Artifact:
@@ -242,7 +270,7 @@ def member_stage(
             listen({"phase": "skipped", "step": step.name})
             return artifact
         listen({"phase": "begun", "step": step.name})
-        common = {"folder": step.begin(), "source": entry.source, "data": data.folder}
+        common = {"folder": step.begin(), "source": entry.source, "data": context.rows_in(data)}
         call = Call(f"fusetune.finetune.{function}", {**common, **arguments})
         stopped = context.runner.call(call, listen)
         if stopped is not None:
@@ -285,7 +313,7 @@ def _budget(context: Context, entry: MemberEntry) -> Budget:
         NoTimeLeft: There is not enough.
     """
     assert context.limit is not None
-    rows = sum(len(context.prepared.rows(role)) for role in JUDGED_ROLES)
+    rows = sum(len(context.prepared.rows(role)) for role in context.prepared.judged_roles)
     budget = context.limit.budget(entry.run, rows * entry.cycles, context.side_by_side)
     if budget is None:
         raise NoTimeLeft
@@ -310,9 +338,17 @@ def _weights_step(
         return _souping(context, entry, objective, members)
     seed = mixed_seed(context.recipe.seed, entry.run)
     start_seed = context.start_seed if entry.in_soup else None
-    plan = None if entry.finetune is None else Plan(objective, entry.finetune, seed, start_seed)
-    if plan is not None and lesson is not None:
-        plan = replace(plan, teacher=lesson.path(LESSON))
+    plan = None
+    if entry.finetune is not None:
+        teacher = None if lesson is None else lesson.path(LESSON)
+        plan = Plan(
+            objective,
+            entry.finetune,
+            seed,
+            start_seed,
+            teacher=teacher,
+            only_epochs=context.only_epochs,
+        )
     step = context.finetune_step(entry, None if lesson is None else lesson.checksums[LESSON])
     if context.limit is not None and not step.finished():
         budget = _budget(context, entry)

@@ -7,7 +7,7 @@ Shapes: N rows, n rows that are looked at, D features, S classes of a checkpoint
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ __all__ = [
     "ROLES",
     "Looked",
     "looked_at",
+    "looking",
     "proposed_entries",
     "score_step",
     "scout_stage",
@@ -77,6 +78,7 @@ def scout_stage(context: Context, scout: Scout, data: Artifact) -> Mapping[str, 
     Raises:
         NoMembersLeft: Every candidate failed.
     """
+    context = looking(context)
     rows = looked_at(context, scout)
     looked = [_look(context, entry, data, rows) for entry in scout.candidates]
     finished = [one for one in looked if one.artifact is not None]
@@ -94,6 +96,12 @@ def scout_stage(context: Context, scout: Scout, data: Artifact) -> Mapping[str, 
         artifact = step.finish()
     context.experiment.publish(artifact.path("scout.json"), "scout.json")
     return dict(json.loads(artifact.path("scout.json").read_text(encoding="utf-8")))
+
+
+def looking(context: Context) -> Context:
+    """The context of scouting: where there are folds, one of them, with its train rows and holdout."""
+    prepared = context.prepared
+    return context if prepared.folds is None else replace(context, prepared=prepared.part(0))
 
 
 def looked_at(context: Context, scout: Scout) -> dict[str, Array]:
@@ -216,4 +224,5 @@ def _finetune_seconds(
     if entry.finetune is None:
         return None
     train = len(context.prepared.rows("train"))
-    return BACKWARD * cost["predict_per_row"] * train * entry.finetune.epochs
+    times = context.recipe.data.roles.folds or 1
+    return BACKWARD * cost["predict_per_row"] * train * entry.finetune.epochs * times
