@@ -113,7 +113,7 @@ def test_stopped_members_are_fused_and_a_run_without_a_limit_finishes_them(
 ) -> None:
     """One member is stopped at once, one is not run, one has its time."""
     budgets = {"mini-resnet": Budget(0.0, 1), "mini-inception": Budget(time.monotonic() + 1e6, 1)}
-    monkeypatch.setattr(TimeLimit, "budget", lambda self, member, rows: budgets.get(member))
+    monkeypatch.setattr(TimeLimit, "budget", lambda self, member, *_: budgets.get(member))
     recipe, out = tmp_path / "short.yaml", tmp_path / "run"
     recipe.write_text(SHORT.replace("epochs: 3", "epochs: 4"))
     found = package.run(recipe, out, time_limit="1h").results

@@ -13,9 +13,11 @@ from fusetune.data.inputs import Images
 from fusetune.finetune.batches import PixelStore
 from fusetune.finetune.engine import Engine, History, Plan, Report, Split
 from fusetune.finetune.settings import FineTune
+from fusetune.finetune.snapshots import snapshot_weights
 from fusetune.finetune.torch_features import head_inputs
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
 from fusetune.finetune.torch_loop import Training
+from fusetune.finetune.torch_lora import put_adapters
 from fusetune.finetune.torch_memory import finetune_bytes
 from fusetune.finetune.torch_statistics import reestimate, statistics_names
 from fusetune.finetune.torch_views import Views, as_they_are, prediction_views
@@ -30,11 +32,21 @@ __all__ = ["Torch"]
 class Torch(Engine):
     """Fine-tunes and runs PyTorch members on the device that accelerate finds."""
 
+    def check(self, member: Member, settings: FineTune) -> None:
+        """Refuse adapters that the model cannot have."""
+        if settings.adapters is not None:
+            put_adapters(member, settings.adapters, seed=0)
+
     def finetune(
         self, member: Member, plan: Plan, splits: tuple[Split, Split], work: Path, report: Report
     ) -> History:
         """Fine-tune in place, ending with the best epoch's weights; see `torch_loop`."""
-        return Training(member, plan, splits, Accelerator().device).run(work, report)
+        training = Training(member, plan, splits, Accelerator().device)
+        history = training.run(work, report)
+        for number, snapshot in enumerate(training.state.snapshots, 1):
+            member.model.load_state_dict(snapshot["weights"])
+            self.save(member, work / snapshot_weights(number))
+        return history
 
     def outputs(self, member: Member, images: Images, report: Report) -> Array:
         """`(N, ...)` outputs of the main head in evaluation mode, means over test-time views."""
