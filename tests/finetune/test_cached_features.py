@@ -252,3 +252,18 @@ def test_rows_that_are_not_there_are_told_apart(tmp_path: Path, data: Path) -> N
     assert made.take(np.array([100, 3])).shape[0] == 2
     assert made.take(np.array([3, 4])) is None
     assert made.take(np.array([149])) is None
+
+
+def test_a_range_test_trains_what_the_run_will_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head alone on features, but every weight where the body is to be trained later."""
+    for name, settings in {"head": PLAIN, "first": HEAD_FIRST}.items():
+        tested = replace(settings, optimizer=Optimizer(name="sgd", lr="range_test"))
+        slow, before = finetune(tmp_path / f"{name}-slow", tested)
+        with monkeypatch.context() as patch:
+            patch.setattr("small_runs.SPLITS", with_features())
+            fast, after = finetune(tmp_path / f"{name}-fast", tested)
+        assert after.range_test.lr == pytest.approx(before.range_test.lr, rel=0.3)
+        assert after.best_epoch >= 1
+        assert set(weights(fast)) == set(weights(slow))

@@ -18,7 +18,7 @@ from fusetune.finetune.features import check_linear_head
 from fusetune.finetune.objectives.classification import Classification
 from fusetune.finetune.objectives.multilabel import Multilabel
 from fusetune.finetune.objectives.regression import Regression
-from fusetune.finetune.settings import FineTune
+from fusetune.finetune.settings import Distill, FineTune
 from fusetune.finetune.torch_probe import PENALTIES, solve_head
 from fusetune.predictions.label_sets import LabelSets
 from fusetune.predictions.targets import Numbers, Targets
@@ -199,8 +199,13 @@ def test_outputs_that_are_not_the_heads_cannot_be_probed(tmp_path: Path) -> None
 
 
 def test_a_probe_has_one_layer_and_no_epochs_before_it() -> None:
-    with pytest.raises(InvalidValue, match="1 with train: probe, which has one layer"):
+    with pytest.raises(InvalidValue, match="1 with train: probe, which has one learning rate"):
         FineTune(train="probe", layer_decay=0.5)
     with pytest.raises(InvalidValue, match="null with train: probe_then_full"):
         FineTune(train="probe_then_full", head_epochs=2)
     assert FineTune(train="probe").reads_features  # though images are mirrored by default
+
+
+def test_a_probe_has_no_teacher() -> None:
+    with pytest.raises(InvalidValue, match="null with train: probe, which is solved for"):
+        FineTune(train="probe", distill=Distill(teacher="a"))

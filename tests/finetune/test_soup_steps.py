@@ -82,6 +82,7 @@ def plan_of(method: Soup, folders: tuple[Path, ...], **changes: Any) -> SoupPlan
         soup=SoupOf(method=method, of=names),
         sources=(RESNET,) * len(folders),
         folders=folders,
+        weights=tuple(folder / "weights.safetensors" for folder in folders),
         start_seed=1,
         objective=Classification(),
         metric=LogLoss(),
@@ -314,7 +315,7 @@ def test_a_state_goes_out_and_in_to_the_bit() -> None:
 
 def test_an_engine_without_weights_says_so() -> None:
     class Trees(Engine):
-        finetune = outputs = features = save = load = num_parameters = finetune_bytes = None  # type: ignore[assignment]
+        check = finetune = outputs = features = save = load = num_parameters = finetune_bytes = None  # type: ignore[assignment]
 
     with pytest.raises(MemberFailed, match="no weights that could be averaged"):
         Trees().state(None)  # type: ignore[arg-type]

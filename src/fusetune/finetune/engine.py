@@ -9,6 +9,7 @@ from typing import Any
 
 from fusetune.data.inputs import Images
 from fusetune.errors import MemberFailed
+from fusetune.finetune.lr_range import RangeTest
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.settings import FineTune
 from fusetune.fuse.soup import State
@@ -68,6 +69,7 @@ class Plan:
         start_seed: Of what is new before fine-tuning (a head, `weights: none`), where members of
             a soup share it; None: `seed`.
         budget: When to stop before the last epoch, keeping the best one; None: never.
+        teacher: Raw outputs of the settings' `distill.teacher` on the train rows (npy); None without.
         only_epochs: End after so many of the epochs that the learning rates are scheduled for, and
             keep the weights as they are then, whatever the validation rows say; None: all, and
             the best ones.
@@ -78,6 +80,7 @@ class Plan:
     seed: int
     start_seed: int | None = None
     budget: Budget | None = None
+    teacher: Path | None = None
     only_epochs: int | None = None
 
     @property
@@ -103,6 +106,10 @@ class History:
         precision: `fp32` or `bf16`: what the settings' `auto` meant.
         notes: What the user may want to know of how it went.
         stopped: Epochs and steps of the next one after which the budget ended it; None: it was not.
+        trained: Number of weights that were trained: of adapters, before they were merged.
+        range_test: What the learning-rate range test found; None: there was none.
+        snapshots: `first_epoch`, `last_epoch` and `best_epoch` of every cycle that was finished (of
+            a part of the first, if none was); none without `snapshots`.
     """
 
     epochs: tuple[Mapping[str, float], ...]
@@ -111,6 +118,9 @@ class History:
     precision: str = "fp32"
     notes: tuple[str, ...] = ()
     stopped: tuple[int, int] | None = None
+    trained: int | None = None
+    range_test: RangeTest | None = None
+    snapshots: tuple[Mapping[str, int], ...] = ()
 
 
 class Engine(abc.ABC):
@@ -122,10 +132,21 @@ class Engine(abc.ABC):
         return plugin_name(type(self))
 
     @abc.abstractmethod
+    def check(self, member: Member, settings: FineTune) -> None:
+        """Refuse settings that a member cannot be fine-tuned by; it is not used afterwards.
+
+        Raises:
+            UsageError: Names the key.
+        """
+
+    @abc.abstractmethod
     def finetune(
         self, member: Member, plan: Plan, splits: tuple[Split, Split], work: Path, report: Report
     ) -> History:
         """Fine-tune a member in place, ending with the best epoch's weights.
+
+        With `snapshots` it ends with the last cycle's, and those of every cycle lie in `work`, in
+        files named by `snapshot_weights`, as `save` writes them.
 
         Args:
             member: Changed in place.

@@ -15,6 +15,7 @@ from fusetune.finetune.features import Features, backbone_checksum, check_linear
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.pixel_cache import Seen, with_pixels
 from fusetune.finetune.settings import FineTune
+from fusetune.finetune.snapshots import WEIGHTS, snapshot_weights
 from fusetune.fuse.state_dicts import state_checksum
 from fusetune.members.member import Member
 from fusetune.members.source import Source
@@ -59,6 +60,8 @@ def check_member(
 ) -> dict[str, Any]:
     """Load a member once, before any work, so that what cannot work is said at once.
 
+    Without `finetune` it is used as it is.
+
     Returns:
         `notes` of the loading, `parameters` (count), `head_kept` and `bytes` (what fine-tuning
         takes of the memory; None: of a GPU's).
@@ -78,12 +81,15 @@ def check_member(
             f"a checkpoint whose classes are the task's ({', '.join(classes[:6])}, ...)",
             "Fine-tune it, or name the classes of its head with `classes: [...]`.",
         )
-    engine = find(Engine, member.engine)()
-    if finetune is not None and finetune.solves_head:
-        check_linear_head(engine, member)
+    engine = _engine(member)
+    parameters = engine.num_parameters(member)
+    if finetune is not None:
+        if finetune.solves_head:
+            check_linear_head(engine, member)
+        engine.check(member, finetune)
     return {
         "notes": list(member.notes),
-        "parameters": engine.num_parameters(member),
+        "parameters": parameters,
         "head_kept": member.head_kept,
         "bytes": None if finetune is None else engine.finetune_bytes(member, finetune),
     }
@@ -109,7 +115,7 @@ def finetune_member(
             train the head alone.
 
     Writes:
-        `weights.safetensors`; `member.json` with the preprocessing, the head, notes and, of a
+        `weights.safetensors`, or one file per snapshot; `member.json` with the preprocessing, the head, notes and, of a
         member of a soup, a checksum of the weights it started from; and, if it was fine-tuned,
         `history.json` with the learning curve, the best epoch and the seconds.
 
@@ -123,7 +129,7 @@ def finetune_member(
     start = {}
     if plan is not None and plan.start_seed is not None:
         start["start"] = state_checksum(engine.state(member))
-    stopped = None
+    stopped, snapshots = None, 0
     if plan is not None:
         known, notes = _known(member, features)
         if known is None or not plan.settings.keeps_backbone:
@@ -132,8 +138,11 @@ def finetune_member(
         history = engine.finetune(member, plan, splits, folder / "work", report)
         history = replace(history, notes=(*history.notes, *notes))
         write_json(folder / "history.json", asdict(history))
-        stopped = history.stopped
-    engine.save(member, folder / "weights.safetensors")
+        stopped, snapshots = history.stopped, len(history.snapshots)
+    for name in map(snapshot_weights, range(1, snapshots + 1)):
+        (folder / "work" / name).rename(folder / name)
+    if not snapshots:
+        engine.save(member, folder / WEIGHTS)
     about = {name: getattr(member, name) for name in ("head", "head_kept", "notes")}
     write_json(folder / "member.json", {**about, "preprocess": asdict(member.preprocess), **start})
     return stopped

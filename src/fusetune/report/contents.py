@@ -143,6 +143,7 @@ class Contents:
         best_member: Name of the member that looked best on the holdout.
         verdict: None where nothing could be compared.
         curves: Member → its epochs.
+        range_tests: Member → `rates`, `losses`, `lr` and `fell` of its learning-rate range test.
         judged: What the judged rows are: `test`, `cross_fitted` or `in_sample`; see `Comparison`.
         advice: What to do with these members, in sentences.
         diversity: Measure → its values for pairs of members.
@@ -170,6 +171,7 @@ class Contents:
     best_member: str = ""
     verdict: Verdict | None = None
     curves: Mapping[str, tuple[Epoch, ...]] = field(default_factory=dict)
+    range_tests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     judged: Judged = "test"
     advice: tuple[str, ...] = ()
     diversity: Mapping[str, Pairs] = field(default_factory=dict)
@@ -239,6 +241,7 @@ def gather(run_folder: Path | str) -> Contents:
             for name, lines in (results.get("learning_curves") or {}).items()
             if lines
         },
+        range_tests=results.get("range_tests") or {},
         judged=results.get("judged", "test"),
         advice=tuple(results.get("advice") or ()),
         diversity=_diversity(results),

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can be wrong with members, found before any work."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 
 from fusetune.runtime.runner import Call
+from fusetune.stages.distilling import promised_steps
 from fusetune.stages.folds import unfinished
 from fusetune.stages.members import Context
+from fusetune.stages.snapshots import begins_run
 
 __all__ = ["check_members"]
 
@@ -21,9 +24,11 @@ def check_members(context: Context) -> dict[str, int | None]:
         MemberFailed: A member's own code raised while it was loaded.
     """
     needs: dict[str, int | None] = {}
+    known: dict[str, Mapping[str, str]] = {}
     for entry in context.recipe.members:
-        waiting = unfinished(context, entry)
-        if entry.soup is not None or not waiting:
+        steps, known[entry.name] = promised_steps(context, entry, known)
+        waiting = unfinished(context, entry, steps[-1])
+        if entry.soup is not None or not begins_run(entry) or not waiting:
             continue
         context.listen({"phase": "check", "member": entry.name})
         arguments = {

@@ -70,14 +70,14 @@ class FeaturesStage:
     entry: MemberEntry
     made: Made
 
-    def to_finetune(self, plan: Any) -> dict[str, Any]:  # noqa: ANN401
-        """Arguments of what makes the weights: the plan, and features for few members.
+    def to_finetune(self, told: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of what makes the weights: what it is told, and features for few members.
 
         Those for predicting are computed, too: what a time limit leaves is then known.
         """
         folders = self._folders()
         features = {"features": folders[FITTED]} if folders else {}
-        return {"plan": plan, **features}
+        return {**told, **features}
 
     def to_predict(self, weights: Path, objective: Objective[Any]) -> dict[str, Any]:
         """Arguments of predicting; no features of members whose backbones are trained."""

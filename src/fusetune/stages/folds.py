@@ -114,10 +114,16 @@ def objectives_of(context: Context, outcome: Outcome) -> tuple[Objective[Any], .
     return tuple(part.objective() for part, _ in parts)
 
 
-def unfinished(context: Context, entry: MemberEntry) -> list[str]:
-    """Names of the fine-tunings of a member that are still to be done; of its own, if not folded."""
+def unfinished(context: Context, entry: MemberEntry, step: Step) -> list[str]:
+    """Names of the fine-tunings of a member that are still to be done.
+
+    Args:
+        context: The run's.
+        entry: The member.
+        step: Of its fine-tuning, if it is not folded.
+    """
     if not folded(context, entry):
-        return [] if context.finetune_step(entry).finished() else [entry.name]
+        return [] if step.finished() else [entry.run]
     parts = [context.of_part(entry, number) for number in range(_num_folds(context))]
     found = [one.finetune_step(called).finished() for one, called in parts]
     names = [called.name for (_, called), made in zip(parts, found, strict=True) if made is None]

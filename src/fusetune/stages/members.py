@@ -14,14 +14,18 @@ from fusetune.data.prepare import Prepared, load_prepared, part_folder
 from fusetune.entries import MemberEntry
 from fusetune.errors import DataError, FileFailed, FusetuneError, MemberFailed, name_some
 from fusetune.evaluate.cost import Cost, total_cost
-from fusetune.finetune.engine import Plan
+from fusetune.finetune.engine import Budget, Plan
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.randomness import mixed_seed
+from fusetune.finetune.snapshots import own_history
 from fusetune.finetune.soup_steps import SoupPlan
+from fusetune.finetune.teaching import LESSON
 from fusetune.plugins import find
 from fusetune.recipe import Recipe
 from fusetune.runtime.runner import Call, Event, Runner
+from fusetune.stages.distilling import lesson_of
 from fusetune.stages.features import FITTED, JUDGED, FeaturesStage, Made, identity
+from fusetune.stages.snapshots import of_same_run, own_files
 from fusetune.stages.time_limit import TimeLimit
 from fusetune.store.artifact import JSON, Artifact, Step, canonical, file_checksum
 from fusetune.store.experiment import Experiment
@@ -104,8 +108,13 @@ class Context:
         """The step that stores the rows."""
         return self.step("data", {"rows": self.prepared.fingerprint()})
 
-    def finetune_step(self, entry: MemberEntry) -> Step:
-        """The step that fine-tunes a member, or keeps it as it is."""
+    def finetune_step(self, entry: MemberEntry, lesson: str | None = None) -> Step:
+        """The step that fine-tunes a member, or keeps it as it is.
+
+        Args:
+            entry: The member.
+            lesson: Checksum of what its teacher says of the train rows; None: it has no teacher.
+        """
         inputs = {
             "rows": self.prepared.fingerprint(),
             "source": canonical(entry.source),
@@ -115,9 +124,10 @@ class Context:
             "seed": self.recipe.seed,
         }
         shared = {"start": "shared"} if entry.in_soup else {}
+        taught = {} if lesson is None else {"lesson": lesson}
         more = {} if self.only_epochs is None else {"epochs": self.only_epochs}
         more |= identity(self, entry, FITTED)
-        return self.step(f"finetune-{entry.name}", {**inputs, **shared, **more})
+        return self.step(f"finetune-{entry.run}", {**inputs, **shared, **taught, **more})
 
     def soup_step(self, entry: MemberEntry, members: Sequence[Mapping[str, str]]) -> Step:
         """The step that averages members' weights; the holdout chooses what is to be chosen.
@@ -202,7 +212,10 @@ class Outcome:
         """The content of one of its JSON files, empty if it did not come to that."""
         for artifact in (self.finetuned, self.predicted):
             if artifact is not None and name in artifact.checksums:
-                return dict(json.loads(artifact.path(name).read_text(encoding="utf-8")))
+                content = dict(json.loads(artifact.path(name).read_text(encoding="utf-8")))
+                if name == "history.json" and self.entry.snapshot is not None:
+                    return own_history(content, self.entry.snapshot.number)
+                return content
         return {}
 
     def predictions_fingerprint(self) -> str:
@@ -264,25 +277,27 @@ def member_stage(
         context.listen({"member": entry.name, **event})
 
     made = _maker(context, entry, data, listen)
-    finetuned: Artifact | None = None
+    known, objective = of_same_run(entry, before), context.objective()
+    if known is not None and known.error is not None:
+        listen({"phase": known.status, "error": known.error})
+        return known
+    finetuned = None if known is None else known.finetuned
+    features = FeaturesStage(context, entry, made)
     try:
-        objective = context.objective()
-        step, function, plan = _weights_step(context, entry, objective, before)
-        if context.limit is not None and isinstance(plan, Plan | None) and not step.finished():
-            rows = sum(len(context.prepared.rows(role)) for role in context.prepared.judged_roles)
-            if not (budget := context.limit.budget(entry.name, rows, context.side_by_side)):
-                listen({"phase": "not_run", "error": NO_TIME})
-                return Outcome(entry, error=NO_TIME, not_run=True)
-            plan = None if plan is None else replace(plan, budget=budget)
-        features = FeaturesStage(context, entry, made)
-        finetuned = made(step, function, lambda: features.to_finetune(plan))
-        step = context.predict_step(entry, finetuned.checksums["weights.safetensors"])
-        weights = finetuned.path("weights.safetensors")
+        if finetuned is None:
+            lesson = lesson_of(context, entry, before, made)
+            step, function, told = _weights_step(context, entry, objective, before, lesson)
+            finetuned = made(step, function, lambda: features.to_finetune(told))
+        step = context.predict_step(entry, finetuned.checksums[entry.weights])
+        weights = finetuned.path(entry.weights)
         predicted = made(
             step, "steps:predict_member", lambda: features.to_predict(weights, objective)
         )
     except FileFailed:
         raise  # no other member would have room
+    except NoTimeLeft:
+        listen({"phase": "not_run", "error": NO_TIME})
+        return Outcome(entry, error=NO_TIME, not_run=True)
     except FusetuneError as error:
         listen({"phase": "failed", "error": str(error)})
         return Outcome(entry, finetuned=finetuned, error=str(error))
@@ -312,28 +327,66 @@ def _maker(
     return made
 
 
+class NoTimeLeft(Exception):
+    """A member's turn came too late."""
+
+
+def _budget(context: Context, entry: MemberEntry) -> Budget:
+    """The time of a member whose turn it is; its snapshots are predicted in it too.
+
+    Raises:
+        NoTimeLeft: There is not enough.
+    """
+    assert context.limit is not None
+    rows = sum(len(context.prepared.rows(role)) for role in context.prepared.judged_roles)
+    budget = context.limit.budget(entry.run, rows * entry.cycles, context.side_by_side)
+    if budget is None:
+        raise NoTimeLeft
+    return budget
+
+
 def _weights_step(
     context: Context,
     entry: MemberEntry,
     objective: Objective[Any],
     before: Mapping[str, Outcome],
-) -> tuple[Step, str, Plan | SoupPlan | None]:
+    lesson: Artifact | None,
+) -> tuple[Step, str, dict[str, Any]]:
     """The step that makes a member's weights, its function, and what that is told to do.
 
     Raises:
+        NoTimeLeft: The time limit leaves too little for it.
         MemberFailed: A member of a soup has no weights.
     """
-    if entry.soup is None:
-        seed = mixed_seed(context.recipe.seed, entry.name)
-        start_seed = context.start_seed if entry.in_soup else None
-        plan = None
-        if entry.finetune is not None:
-            plan = Plan(
-                objective, entry.finetune, seed, start_seed, only_epochs=context.only_epochs
-            )
-        return context.finetune_step(entry), "steps:finetune_member", plan
-    members = [before[name] for name in entry.soup.of]
-    made = [member.finetuned for member in members if member.finetuned is not None]
+    if entry.soup is not None:
+        members = [before[name] for name in entry.soup.of]
+        return _souping(context, entry, objective, members)
+    seed = mixed_seed(context.recipe.seed, entry.run)
+    start_seed = context.start_seed if entry.in_soup else None
+    plan = None
+    if entry.finetune is not None:
+        teacher = None if lesson is None else lesson.path(LESSON)
+        plan = Plan(
+            objective,
+            entry.finetune,
+            seed,
+            start_seed,
+            teacher=teacher,
+            only_epochs=context.only_epochs,
+        )
+    step = context.finetune_step(entry, None if lesson is None else lesson.checksums[LESSON])
+    if context.limit is not None and not step.finished():
+        budget = _budget(context, entry)
+        plan = None if plan is None else replace(plan, budget=budget)
+    return step, "steps:finetune_member", {"plan": plan}
+
+
+def _souping(
+    context: Context, entry: MemberEntry, objective: Objective[Any], members: Sequence[Outcome]
+) -> tuple[Step, str, dict[str, Any]]:
+    """The step that averages members' weights."""
+    assert entry.soup is not None
+    made = [(one.entry, one.finetuned) for one in members if one.finetuned is not None]
     if len(made) < len(members):
         failed = [member.entry.name for member in members if member.finetuned is None]
         raise MemberFailed(
@@ -343,11 +396,12 @@ def _weights_step(
         )
     souped = SoupPlan(
         soup=entry.soup,
-        sources=tuple(member.entry.source for member in members),
-        folders=tuple(artifact.folder for artifact in made),
+        sources=tuple(member.source for member, _ in made),
+        folders=tuple(artifact.folder for _, artifact in made),
+        weights=tuple(artifact.path(member.weights) for member, artifact in made),
         start_seed=context.start_seed,
         objective=objective,
         metric=context.recipe.metric,
     )
-    step = context.soup_step(entry, [artifact.checksums for artifact in made])
-    return step, "soup_steps:soup_members", souped
+    files = [own_files(member, artifact.checksums) for member, artifact in made]
+    return context.soup_step(entry, files), "soup_steps:soup_members", {"plan": souped}

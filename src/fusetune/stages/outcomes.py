@@ -103,7 +103,7 @@ def ensemble_of(context: Context, finished: Sequence[Outcome], fusion: Fusion[An
         members[outcome.entry.name] = SavedMember(
             source,
             tuple(
-                one.finetuned.path("weights.safetensors")
+                one.finetuned.path(one.entry.weights)
                 for one in outcome.models
                 if one.finetuned is not None
             ),
@@ -135,6 +135,7 @@ def member_entries(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
                 "error": outcome.error,
                 "seconds": {"finetune": cost.fit_s, "predict_per_row": cost.predict_s_per_row},
                 "parameters": cost.parameters,
+                "trained_parameters": outcome.models[0].content("history.json").get("trained"),
                 "best_epoch": _best_epoch(outcome),
                 "notes": _notes(outcome),
                 **({"soup": souped} if souped else {}),
@@ -183,6 +184,12 @@ def about_run(context: Context, outcomes: Sequence[Outcome]) -> dict[str, Any]:
             for outcome in outcomes
             for name, part in _curves(outcome).items()
             if (history := part.content("history.json"))
+        },
+        "range_tests": {
+            name: test
+            for outcome in outcomes
+            for name, part in _curves(outcome).items()
+            if (test := part.content("history.json").get("range_test"))
         },
     }
 

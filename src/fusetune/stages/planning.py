@@ -8,7 +8,9 @@ from statistics import median_low
 from typing import Literal
 
 from fusetune.entries import MemberEntry
+from fusetune.finetune.snapshots import WEIGHTS
 from fusetune.recipe import Scout
+from fusetune.stages.distilling import NOT_YET, promised_steps
 from fusetune.stages.features import feature_steps
 from fusetune.stages.folds import best_epochs, folded, join_step
 from fusetune.stages.fusion import ensemble_inputs, fuse_step
@@ -22,12 +24,10 @@ from fusetune.stages.scouting import (
     score_step,
     view_step,
 )
+from fusetune.stages.snapshots import begins_run
 from fusetune.store.artifact import JSON, Artifact, Step
 
 __all__ = ["PlannedStep", "planned_steps"]
-
-NOT_YET = "not made yet"
-"""Stands for the checksum of what an earlier step is yet to make."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,9 @@ def planned_steps(context: Context) -> list[PlannedStep]:
             planned, predictions[entry.name] = _folded(context, entry)
             plan += planned
             continue
-        finetune = context.finetune_step(entry)
-        if entry.soup is not None:
-            finetune = context.soup_step(entry, [checksums[name] for name in entry.soup.of])
-        made = finetune.promised()
-        checksums[entry.name] = {} if made is None else made.checksums
-        predict = _predict_step(context, entry, finetune)
-        plan += [_planned(finetune), _planned(predict)]
+        steps, checksums[entry.name] = promised_steps(context, entry, checksums)
+        predict = context.predict_step(entry, checksums[entry.name].get(WEIGHTS, NOT_YET))
+        plan += [_planned(step) for step in (*(steps if begins_run(entry) else ()), predict)]
         predictions[entry.name] = _predictions_of(predict)
     return plan + [_planned(step) for step in _fusing(context, predictions)]
 

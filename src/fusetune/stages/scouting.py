@@ -163,7 +163,7 @@ def shared_name(scout: Scout, entry: MemberEntry) -> str:
 def proposed_entries(scout: Scout, scouted: Mapping[str, Any]) -> tuple[MemberEntry, ...]:
     """The proposed candidates, as members to fine-tune."""
     entries = {entry.name: entry for entry in scout.candidates}
-    return tuple(entries[name] for name in scouted["proposed"])
+    return tuple(member for name in scouted["proposed"] for member in entries[name].snapshots())
 
 
 def _rows(context: "Context", role: str, most: int) -> Array:

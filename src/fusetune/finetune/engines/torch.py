@@ -16,9 +16,11 @@ from fusetune.finetune.batches import PixelStore
 from fusetune.finetune.engine import Engine, History, Plan, Report, Split
 from fusetune.finetune.features import makes_outputs, no_linear_head
 from fusetune.finetune.settings import FineTune
+from fusetune.finetune.snapshots import snapshot_weights
 from fusetune.finetune.torch_features import head_inputs, linear_head
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
 from fusetune.finetune.torch_loop import Training
+from fusetune.finetune.torch_lora import put_adapters
 from fusetune.finetune.torch_memory import finetune_bytes
 from fusetune.finetune.torch_precision import memory_format
 from fusetune.finetune.torch_probe import solve_head
@@ -35,21 +37,37 @@ __all__ = ["Torch"]
 class Torch(Engine):
     """Fine-tunes and runs PyTorch members on the device that accelerate finds."""
 
+    def check(self, member: Member, settings: FineTune) -> None:
+        """Refuse adapters that the model cannot have."""
+        if settings.adapters is not None:
+            put_adapters(member, settings.adapters, seed=0)
+
     def finetune(
         self, member: Member, plan: Plan, splits: tuple[Split, Split], work: Path, report: Report
     ) -> History:
         """Fine-tune in place, ending with the best epoch's weights; see `torch_loop`."""
         if not plan.settings.solves_head:
-            return Training(member, plan, splits, Accelerator().device).run(work, report)
+            return self._trained(member, plan, splits, work, report)
         before = time.perf_counter()
         probe = solve_head(member, plan, splits, self._features_of(member, splits, report))
         seconds = time.perf_counter() - before
         if plan.settings.train == "probe":
             return probe.history(len(splits[0].ids), seconds)
-        history = Training(member, plan, splits, Accelerator().device).run(work, report)
+        history = self._trained(member, plan, splits, work, report)
         return replace(
             history, seconds=history.seconds + seconds, notes=(probe.note, *history.notes)
         )
+
+    def _trained(
+        self, member: Member, plan: Plan, splits: tuple[Split, Split], work: Path, report: Report
+    ) -> History:
+        """What the loop makes of it, with a file of weights per snapshot."""
+        training = Training(member, plan, splits, Accelerator().device)
+        history = training.run(work, report)
+        for number, snapshot in enumerate(training.state.snapshots, 1):
+            member.model.load_state_dict(snapshot["weights"])
+            self.save(member, work / snapshot_weights(number))
+        return history
 
     def outputs(self, member: Member, images: Images, report: Report) -> Array:
         """`(N, ...)` outputs of the main head in evaluation mode, means over test-time views."""
