@@ -54,7 +54,12 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
             cells = [scores(one, group, entry["name"]) for one in results]
             lines.append(f"| {entry['name']} | {' | '.join(cells)} |")
     costs = [cost(one) for one in results]
-    for row in ("rows that fit the fusion", "gain (interval), points", "fine-tuning, s", "ms a row"):
+    for row in (
+        "rows that fit the fusion",
+        "gain (interval), points",
+        "fine-tuning, s",
+        "ms a row",
+    ):
         lines.append(f"| {row} | {' | '.join(one[row] for one in costs)} |")
     return lines
 
