@@ -21,24 +21,22 @@ from real_images import TASKS, ImageTask
 
 import fusetune
 
-BASE = {"epochs": 20, "batch_size": 32, "optimizer": {"name": "adamw", "lr": 1e-3}}
+BASE = {"epochs": 20, "batch_size": 32, "optimizer": {"name": "adamw", "lr": "range_test"}}
 RECIPES: dict[str, dict[str, Any]] = {
     "10 epochs, batches of 64, lr 3e-4": {"epochs": 10, "batch_size": 64, "lr": 3e-4},
     "base": {},
     "lr 3e-4": {"lr": 3e-4},
+    "lr 1e-3": {"lr": 1e-3},
     "lr 3e-3": {"lr": 3e-3},
-    "sgd, lr 0.01": {"optimizer": {"name": "sgd", "lr": 0.01}},
-    "10 epochs": {"epochs": 10},
+    "sgd": {"optimizer": {"name": "sgd", "lr": "range_test"}},
     "40 epochs": {"epochs": 40},
     "batches of 16": {"batch_size": 16},
-    "batches of 64": {"batch_size": 64},
     "smoothing 0.1": {"label_smoothing": 0.1},
     "weight decay 0.05": {"weight_decay": 0.05},
     "head first": {"train": "head_then_full", "head_epochs": 3},
-    "layer decay 0.8": {"layer_decay": 0.8},
     "ema 0.98": {"ema": 0.98},
     "one cycle": {"schedule": {"name": "one_cycle"}},
-    "epoch by accuracy": {"stop_by": "accuracy"},
+    "lr 1e-3, one cycle": {"lr": 1e-3, "schedule": {"name": "one_cycle"}},
 }
 """Name → what differs from the base; `lr` and `weight_decay` are the optimizer's."""
 

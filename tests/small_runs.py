@@ -65,10 +65,13 @@ SPLITS = (split("train", 40), split("validation", 16))
 
 
 def finetune(
-    work: Path, settings: FineTune = SETTINGS, report: Any = lambda event: None
+    work: Path,
+    settings: FineTune = SETTINGS,
+    report: Any = lambda event: None,
+    teacher: Path | None = None,
 ) -> tuple[Member, Any]:
     made = member()
-    plan = Plan(Classification(), settings, seed=3)
+    plan = Plan(Classification(), settings, seed=3, teacher=teacher)
     history = Torch().finetune(made, plan, SPLITS, work, report)
     return made, history
 
@@ -89,7 +92,11 @@ def validation_loss(made: Member) -> float:
 
 
 def assert_resumes(
-    work: Path, settings: FineTune, monkeypatch: pytest.MonkeyPatch, stops: tuple[int, ...]
+    work: Path,
+    settings: FineTune,
+    monkeypatch: pytest.MonkeyPatch,
+    stops: tuple[int, ...],
+    teacher: Path | None = None,
 ) -> None:
     """Runs that are stopped in the middle of an epoch, or after it, end with the same bytes.
 
@@ -98,8 +105,9 @@ def assert_resumes(
         settings: Of the runs.
         monkeypatch: Checkpoints are written after every step.
         stops: Epochs, from 1, to stop in.
+        teacher: What a teacher says of the train rows.
     """
-    whole, history = finetune(work / "whole", settings)
+    whole, history = finetune(work / "whole", settings, teacher=teacher)
     monkeypatch.setattr("fusetune.finetune.torch_loop.CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr("fusetune.finetune.torch_loop.REPORT_SECONDS", 0.0)
     for epoch in stops:
@@ -113,8 +121,8 @@ def assert_resumes(
 
             folder = work / f"{epoch}-{at_end}"
             with pytest.raises(Stopped):
-                finetune(folder, settings, stop)
-            resumed, again = finetune(folder, settings)
+                finetune(folder, settings, stop, teacher)
+            resumed, again = finetune(folder, settings, teacher=teacher)
             assert weights(resumed) == weights(whole)
             assert untimed(again) == untimed(history)
             assert again.best_epoch == history.best_epoch

@@ -138,6 +138,21 @@ def test_the_resolved_recipe_says_the_same(tmp_path: Path) -> None:
     assert as_mapping(load_recipe(tmp_path / "recipe.yaml")) == as_mapping(recipe)
 
 
+def test_folds_are_roles_and_leave_no_rows_to_choose_a_soup_by() -> None:
+    roles = {"folds": 5, "refit": True}
+    recipe = loaded(data={"source": "digits", "roles": roles})
+    assert (recipe.data.roles.folds, recipe.data.roles.refit) == (5, True)
+    assert load_recipe(as_mapping(recipe)).data.roles == recipe.data.roles
+    a = {"name": "a", "source": "mini", "model": "resnet"}
+    soup = {"soup": "wise_ft", "of": ["a"]}
+    refused(
+        "'wise_ft' is a soup, and data.roles.folds is 5.*Remove the soup, or remove folds",
+        data={"source": "digits", "roles": roles},
+        members=[a, soup],
+    )
+    refused("data.roles.folds is 2.5", data={"source": "digits", "roles": {"folds": 2.5}})
+
+
 def test_what_is_refused_is_named_with_its_place() -> None:
     refused(r"no key is called 'sede' \(in the recipe\).*Did you mean 'seed'", sede=1)
     refused(r"no key is called 'path' \(in data\)", data={"source": "digits", "path": "x"})

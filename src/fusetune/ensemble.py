@@ -13,6 +13,7 @@ from fusetune.errors import PredictionError, UsageError, name_some
 from fusetune.fuse.fusion import load_fusion, save_fusion
 from fusetune.fuse.method import Fusion
 from fusetune.plugins import find
+from fusetune.predictions.averages import mean_prediction
 from fusetune.predictions.kinds import Kind
 from fusetune.predictions.stack import Stack
 from fusetune.store.artifact import write_json
@@ -30,13 +31,17 @@ class SavedMember:
     Args:
         source: The source's settings as plain values, `source` naming the plug-in, `preprocess`
             spelled out; None for a member that came as a prediction file.
-        weights: Its weights as safetensors; None likewise.
+        weights: Its weights as safetensors, several of a folded member, whose models' predictions
+            are averaged; none likewise.
         file: How the prediction file of such a member was read.
+        objectives: Settings of the objective of each of several models, which were fine-tuned on
+            other rows; empty: the ensemble's.
     """
 
     source: Mapping[str, Any] | None = None
-    weights: Path | None = None
+    weights: tuple[Path, ...] = ()
     file: Mapping[str, Any] | None = None
+    objectives: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +60,7 @@ class Ensemble:
     objective: Mapping[str, Any] | None
     members: Mapping[str, SavedMember]
     fusion: Fusion[Any]
-    _loaded: dict[str, Any] = field(default_factory=dict, repr=False)
+    _loaded: dict[str, list[Any]] = field(default_factory=dict, repr=False)
 
     def predict(self, inputs: Any) -> Kind:  # noqa: ANN401
         """Fused predictions of new rows.
@@ -90,22 +95,24 @@ class Ensemble:
                 "Give prediction files named like these members.",
             )
         from fusetune.data.images_of import images_from
-        from fusetune.finetune.objective import Objective
-        from fusetune.finetune.steps import member_outputs
 
         rows = images_from(inputs)
-        assert self.objective is not None
-        settings = dict(self.objective)
-        objective: Objective[Any] = build(
-            find(Objective, settings.pop("objective")), settings, "the objective", Path.cwd()
-        )
-        predictions = {
-            name: objective.to_prediction(
-                rows.ids, self.classes, member_outputs(self._member(name), rows.images)
-            )
-            for name in names
-        }
+        predictions = {name: self._predicted(name, rows) for name in names}
         return Stack.align(predictions, classes=self.classes)
+
+    def _predicted(self, name: str, rows: Any) -> Any:  # noqa: ANN401
+        """What a member predicts: the mean over its models, of which most members have one."""
+        from fusetune.finetune.steps import member_outputs
+
+        objectives = self.members[name].objectives or (self.objective,)
+        return mean_prediction(
+            [
+                _objective(settings).to_prediction(
+                    rows.ids, self.classes, member_outputs(model, rows.images)
+                )
+                for settings, model in zip(objectives, self._models(name), strict=True)
+            ]
+        )
 
     def _read(self, paths: Any, names: Sequence[str]) -> Stack[Any]:  # noqa: ANN401
         from fusetune.predictions.pool import read_members
@@ -122,13 +129,18 @@ class Ensemble:
         return stack.select(given)
 
     def save(self, folder: Path) -> None:
-        """Write `ensemble.json`, `members/<name>.safetensors` (linked, not copied) and `fusion/`."""
+        """Write `ensemble.json`, `members/<name>.safetensors` (linked, not copied) and `fusion/`.
+
+        The weights of a folded member's models are `folds/<name>/<number>.safetensors`.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         save_fusion(self.fusion, folder / "fusion")
         (folder / "members").mkdir(exist_ok=True)
         for name, member in self.members.items():
-            if member.weights is not None:
-                _link(member.weights, folder / "members" / f"{name}.safetensors")
+            files = _weight_files(folder, name, len(member.objectives))
+            for weights, path in zip(member.weights, files, strict=bool(member.weights)):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _link(weights, path)
         write_json(
             folder / "ensemble.json",
             {
@@ -136,6 +148,11 @@ class Ensemble:
                 "classes": list(self.classes),
                 "objective": self.objective,
                 "members": {name: member.source for name, member in self.members.items()},
+                "folds": {
+                    name: list(member.objectives)
+                    for name, member in self.members.items()
+                    if member.objectives
+                },
                 "files": {
                     name: member.file
                     for name, member in self.members.items()
@@ -163,29 +180,42 @@ class Ensemble:
                 "Run `fusetune run RECIPE --out DIR` first, and give DIR.",
             )
         content = json.loads((folder / "ensemble.json").read_text(encoding="utf-8"))
-        members = {
-            name: SavedMember(
-                source,
-                folder / "members" / f"{name}.safetensors" if source else None,
-                content.get("files", {}).get(name),
-            )
-            for name, source in content["members"].items()
-        }
+        folds, members = content.get("folds", {}), {}
+        for name, source in content["members"].items():
+            objectives = tuple(folds.get(name, ()))
+            weights = _weight_files(folder, name, len(objectives)) if source else ()
+            file = content.get("files", {}).get(name)
+            members[name] = SavedMember(source, weights, file, objectives)
         fusion = load_fusion(folder / "fusion")
         return cls(tuple(content["classes"]), content["objective"], members, fusion)
 
-    def _member(self, name: str) -> Any:  # noqa: ANN401
+    def _models(self, name: str) -> list[Any]:
         if name not in self._loaded:
             from fusetune.finetune.steps import member_with
             from fusetune.members.source import Source
 
             saved = self.members[name]
-            assert saved.weights is not None
             settings = dict(saved.source or {})
             cls = find(Source, settings.pop("source"))
             source = build(cls, settings, f"member '{name}'", Path.cwd())
-            self._loaded[name] = member_with(source, self.classes, saved.weights)
+            self._loaded[name] = [member_with(source, self.classes, path) for path in saved.weights]
         return self._loaded[name]
+
+
+def _objective(settings: Mapping[str, Any] | None) -> Any:  # noqa: ANN401
+    from fusetune.finetune.objective import Objective
+
+    assert settings is not None  # there are no models without
+    others = dict(settings)
+    cls = find(Objective, others.pop("objective"))
+    return build(cls, others, "the objective", Path.cwd())
+
+
+def _weight_files(folder: Path, name: str, num_folds: int) -> tuple[Path, ...]:
+    """Where an ensemble keeps a member's weights: one file, or one per fold."""
+    if not num_folds:
+        return (folder / "members" / f"{name}.safetensors",)
+    return tuple(folder / "folds" / name / f"{k + 1}.safetensors" for k in range(num_folds))
 
 
 def saved_source(source: Any, preprocess: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401

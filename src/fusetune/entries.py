@@ -8,8 +8,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from fusetune.errors import RecipeError, name_some
+from fusetune.errors import RecipeError, name_some, unknown_name
 from fusetune.finetune.settings import FineTune
+from fusetune.finetune.snapshots import WEIGHTS, Snapshot, snapshot_names
 from fusetune.finetune.soup_entry import SoupOf, check_soup, names_of
 from fusetune.fuse.soup import Soup
 from fusetune.members.source import Source
@@ -29,6 +30,8 @@ class MemberEntry:
         source: Where its pretrained model comes from; of a soup, its first member's.
         finetune: How it is fine-tuned; None: used as it is, or a soup.
         soup: What it is a soup of; None: no soup.
+        snapshot: Which cycle of which fine-tuning it is, where one gives several members; None: the
+            fine-tuning is its own.
         in_soup: True for a member of a soup: what is new in it (a head, `weights: none`) is drawn
             from the run's seed alone, so that the soup's members share a start.
     """
@@ -37,12 +40,47 @@ class MemberEntry:
     source: Source
     finetune: FineTune | None
     soup: SoupOf | None = None
+    snapshot: Snapshot | None = None
     in_soup: bool = False
+
+    @property
+    def run(self) -> str:
+        """Name of the fine-tuning that makes its weights; other members may share it."""
+        return self.name if self.snapshot is None else self.snapshot.run
+
+    @property
+    def weights(self) -> str:
+        """File of its weights among what the fine-tuning writes."""
+        return WEIGHTS if self.snapshot is None else self.snapshot.weights
+
+    @property
+    def cycles(self) -> int:
+        """How many members its fine-tuning gives."""
+        return 1 if self.finetune is None else self.finetune.snapshots
+
+    def snapshots(self) -> "tuple[MemberEntry, ...]":
+        """The members that its fine-tuning gives: itself, or one per cycle."""
+        if self.cycles == 1 or self.snapshot is not None:
+            return (self,)
+        return tuple(
+            replace(self, name=name, snapshot=Snapshot(self.name, number))
+            for number, name in enumerate(snapshot_names(self.name, self.cycles), 1)
+        )
 
     @property
     def made_of(self) -> tuple[str, ...]:
         """Names of the members that have to be made before it."""
-        return () if self.soup is None else self.soup.of
+        if self.snapshot is not None and self.snapshot.number > 1:
+            return snapshot_names(self.run, self.cycles)[:1]
+        if self.soup is not None:
+            return self.soup.of
+        return () if self.teacher is None else (self.teacher,)
+
+    @property
+    def teacher(self) -> str | None:
+        """Name of the member that it learns from."""
+        distill = None if self.finetune is None else self.finetune.distill
+        return None if distill is None else distill.teacher
 
 
 def candidate_entries(
@@ -89,18 +127,9 @@ def member_entries(
     entries: list[MemberEntry] = []
     for index, item in enumerate(content):
         place = f"{where}[{index}]"
-        if isinstance(item, str):
-            source_name, colon, model = item.partition(":")
-            if not colon:
-                raise RecipeError(
-                    f"{place} is '{item}'",
-                    "`source:model`",
-                    "Write for example `torchvision:resnet18`.",
-                )
-            item = {"source": source_name, "model": model}
-        block = mapping(item, place)
+        block = _as_block(item, place)
+        later = [other["name"] for other in content[index + 1 :] if _has_name(other)]
         if "soup" in block and where == "members":
-            later = [other["name"] for other in content[index + 1 :] if _has_name(other)]
             entries.append(_soup(block, place, entries, later, folder))
             continue
         finetune = default
@@ -109,10 +138,28 @@ def member_entries(
         given = block.pop("name", None)
         for one in _matching(block, place) if where != "members" else [block]:
             source = build_plugin(Source, "source", one, place, folder)
-            name = _member_name(given, source.member_name, place, entries)
-            entries.append(MemberEntry(name=name, source=source, finetune=finetune))
+            cycles = 1 if finetune is None else finetune.snapshots
+            name = _member_name(given, source.member_name, place, entries, cycles)
+            entry = MemberEntry(name=name, source=source, finetune=finetune)
+            _check_teacher(entry, place, entries, later if where == "members" else None)
+            entries += entry.snapshots() if where == "members" else (entry,)
     souped = {name for entry in entries if entry.soup is not None for name in entry.soup.of}
-    return tuple(replace(entry, in_soup=entry.name in souped) for entry in entries)
+    runs = {entry.run for entry in entries if entry.name in souped}
+    return tuple(replace(entry, in_soup=entry.run in runs) for entry in entries)
+
+
+def _as_block(item: object, where: str) -> dict[str, Any]:
+    """An entry's keys, those of the shorthand `source:model` too."""
+    if not isinstance(item, str):
+        return mapping(item, where)
+    source_name, colon, model = item.partition(":")
+    if not colon:
+        raise RecipeError(
+            f"{where} is '{item}'",
+            "`source:model`",
+            "Write for example `torchvision:resnet18`.",
+        )
+    return {"source": source_name, "model": model}
 
 
 def _has_name(item: object) -> bool:
@@ -137,16 +184,55 @@ def _soup(
     return MemberEntry(name=name, source=members[names[0]][0], finetune=None, soup=soup)
 
 
-def _member_name(given: object, default: str, where: str, before: Sequence[MemberEntry]) -> str:
-    taken = {entry.name for entry in before} | set(RESERVED_MEMBERS)
-    if given is None:
-        names = (f"{default}-{n}" if n > 1 else default for n in range(1, len(before) + 3))
-        return next(name for name in names if name not in taken)
-    name = text(given, f"{where}.name")
-    if name in taken or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        reason = "taken" if name in taken else "no safe file name"
+def _check_teacher(
+    entry: MemberEntry,
+    where: str,
+    before: Sequence[MemberEntry],
+    later: Sequence[str] | None,
+) -> None:
+    """Refuse a teacher that is not above; of candidates (`later` is None), any."""
+    if entry.teacher is None:
+        return
+    given, known = f"{where}.finetune.distill.teacher", [other.name for other in before]
+    if later is None:
         raise RecipeError(
-            f"{where}.name is '{name}', which is {reason}",
+            f"{given} is '{entry.teacher}', and it is a candidate",
+            "candidates that can be fine-tuned each by itself",
+            "Scout first, and add `distill:` to a member of the proposed recipe.",
+        )
+    if entry.teacher not in known and entry.teacher in (*later, entry.name):
+        itself = entry.teacher == entry.name
+        raise RecipeError(
+            f"{given} is '{entry.teacher}', which {'it is itself' if itself else 'stands below it'}",
+            "a member that stands above",
+            "Name another." if itself else "Move the teacher above its student.",
+        )
+    if entry.teacher not in known:
+        raise unknown_name("member", entry.teacher, known, where=given, error=RecipeError)
+
+
+def _member_name(
+    given: object, default: str, where: str, before: Sequence[MemberEntry], cycles: int = 1
+) -> str:
+    """A name that is free, as are those of its snapshots."""
+    taken = set(RESERVED_MEMBERS)
+    for entry in before:
+        names = {entry.name, entry.run}
+        taken |= names | {member.name for member in entry.snapshots()}
+
+    def clash(name: str) -> str | None:
+        names = (name, *snapshot_names(name, cycles))
+        return next((one for one in names if one in taken), None)
+
+    if given is None:
+        free = (f"{default}-{n}" if n > 1 else default for n in range(1, len(taken) + 2))
+        return next(name for name in free if clash(name) is None)
+    name = text(given, f"{where}.name")
+    if (used := clash(name)) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        which = "which" if used in (name, None) else f"and '{used}', one of its snapshots,"
+        reason = "taken" if used else "no safe file name"
+        raise RecipeError(
+            f"{where}.name is '{name}', {which} is {reason}",
             "a name of its own made of letters, digits, '.', '_' and '-'",
             "Rename it.",
         )

@@ -21,6 +21,7 @@ from fusetune.predictions.pool import Pool, Reading, read_pool
 from fusetune.recipe import Fuse, Recipe, load_recipe, save_recipe
 from fusetune.runtime.runner import Event, Runner
 from fusetune.runtime.runners.local import Local
+from fusetune.stages.checking import check_members
 from fusetune.stages.files import (
     ensemble_of_files,
     fuse_settings,
@@ -36,7 +37,7 @@ from fusetune.stages.fusion import (
     publish_results,
     report_stage,
 )
-from fusetune.stages.members import Context, check_members, store_data
+from fusetune.stages.members import Context, store_data
 from fusetune.stages.outcomes import (
     about_run,
     ensemble_of,
@@ -350,7 +351,7 @@ def _flow(context: Context) -> Run:
             "at least one to fuse",
             "Give more time." if hurried else "Mend one and run again.",
         )
-    publish_predictions(experiment, finished)
+    publish_predictions(context, finished)
     context.listen({"phase": "fuse"})
     judge = judge_of(context, finished)
     made_of = {o.entry.name: o.predictions_fingerprint() for o in finished}

@@ -25,6 +25,7 @@ _EXTRAS = {
     **dict.fromkeys(("torchvision", "timm"), "vision"),
     "transformers": "text",
     "numba": "detection",
+    "peft": "lora",
 }
 
 

@@ -156,13 +156,15 @@ def load_recipe(
     check_kind(metric, task.kind)
     default = finetune_block(content.get("finetune", {}), "finetune", FineTune(), folder)
     members, scout = _members_and_scout(content, task, default, folder)
+    data = _data(content["data"], folder)
+    _check_folds(members, data.roles)
     objective = find(Objective, task.objective)()
     for entry in (*members, *(scout.candidates if scout else ())):
         if entry.finetune is not None:
             objective.check(entry.finetune)
     return Recipe(
         task=task,
-        data=_data(content["data"], folder),
+        data=data,
         members=members,
         scout=scout,
         fuse=_fuse(content.get("fuse", {}), task, folder),
@@ -171,6 +173,26 @@ def load_recipe(
         verdict=build(VerdictRule, content.get("verdict", {}), "verdict", folder),
         parallel=_parallel(content.get("parallel", 1)),
     )
+
+
+def _check_folds(members: Sequence[MemberEntry], roles: Roles) -> None:
+    """Refuse, with folds, members that are made of others."""
+    if roles.folds is None:
+        return
+    for entry in members:
+        if entry.soup is not None:
+            raise RecipeError(
+                f"'{entry.name}' is a soup, and data.roles.folds is {roles.folds}",
+                "a holdout that no model has trained on, by which a soup is chosen",
+                "Remove the soup, or remove folds.",
+            )
+        if entry.snapshot is not None or entry.teacher is not None:
+            key = "distill" if entry.snapshot is None else "snapshots"
+            raise RecipeError(
+                f"'{entry.run}' has finetune.{key}, and data.roles.folds is {roles.folds}",
+                "members with folds that are fine-tuned each by themselves",
+                f"Remove {key}, or remove folds.",
+            )
 
 
 def _content(
@@ -206,7 +228,8 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 
 def as_mapping(recipe: Recipe) -> dict[str, Any]:
     """The resolved recipe as plain values: written as YAML, it runs again from anywhere."""
-    members: dict[str, Any] = {"members": [_member_as_mapping(e) for e in recipe.members]}
+    runs = {entry.run: entry for entry in recipe.members}  # snapshots of one run are one entry
+    members: dict[str, Any] = {"members": [_member_as_mapping(e) for e in runs.values()]}
     if not recipe.members and recipe.scout is not None:
         candidates = [_member_as_mapping(entry) for entry in recipe.scout.candidates]
         scout = {"candidates": candidates, **plain(recipe.scout.settings)}
@@ -242,7 +265,7 @@ def _member_as_mapping(entry: MemberEntry) -> dict[str, Any]:
         return {"name": entry.name, "soup": method.name, **plain(method), "of": of}
     finetune = "none" if entry.finetune is None else plain(entry.finetune)
     source = {"source": entry.source.name, **plain(entry.source)}
-    return {"name": entry.name, **source, "finetune": finetune}
+    return {"name": entry.run, **source, "finetune": finetune}
 
 
 def _data(content: object, folder: Path) -> Data:

@@ -144,7 +144,7 @@ def checked(hint: Any, value: object, where: str) -> Any:  # noqa: ANN401
     """A value of the annotated type, as pydantic reads it."""
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-    if isinstance(value, bool) and hint in (int, float, int | None, float | None):
+    if isinstance(value, bool) and _is_number(hint):
         raise RecipeError(f"{where} is {short(value)}", "a number", "Change it, or leave it out.")
     config = None if is_dataclass(hint) else ConfigDict(arbitrary_types_allowed=True)
     try:
@@ -166,6 +166,12 @@ def check_keys(where: str, content: Mapping[Any, Any], known: Sequence[str]) -> 
     for key in content:
         if key not in known:
             raise unknown_name("key", str(key), known, where=f"in {where}", error=RecipeError)
+
+
+def _is_number(hint: Any) -> bool:  # noqa: ANN401
+    """True for `int`, `float`, and these or something else, but no truth value."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return bool not in options and (int in options or float in options)
 
 
 def _dataclass_in(hint: Any) -> Any:  # noqa: ANN401

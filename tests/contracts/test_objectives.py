@@ -77,6 +77,29 @@ def test_following_the_loss_leads_to_the_truth(case):
     assert after < 0.05 < before
 
 
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_following_a_teacher_leads_to_what_it_says(case, temperature):
+    objective, _, outputs = case
+    if "distill" in objective.unused:
+        return
+    said = torch.randn(NUM_ROWS, 3, generator=torch.Generator().manual_seed(1))
+    soft = torch.from_numpy(objective.soft_targets(said.numpy(), temperature))
+    assert soft.dtype == torch.float32 and len(soft) == NUM_ROWS
+    assert float(objective.teaching_loss(said, soft, temperature)) == pytest.approx(0, abs=1e-5)
+    learned = outputs.clone().requires_grad_()
+    optimizer = torch.optim.Adam([learned], lr=0.1)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss = objective.teaching_loss(learned, soft, temperature)
+        assert float(loss.detach()) > -1e-6
+        loss.backward()
+        optimizer.step()
+    ours, theirs = (
+        objective.to_prediction(IDS, COLUMNS, made.detach().numpy()) for made in (learned, said)
+    )
+    np.testing.assert_allclose(ours.array_NC, theirs.array_NC, rtol=0.02, atol=0.02)
+
+
 def test_the_prediction_is_of_the_tasks_kind_and_names_rows_and_columns(case):
     objective, _, outputs = case
     large = outputs.numpy() * 30

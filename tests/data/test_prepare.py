@@ -1,53 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-import io
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from fusetune.data import readable
-from fusetune.data.dataset import Dataset, Rows
+from fusetune.data.dataset import Rows
 from fusetune.data.datasets.digits import Digits
 from fusetune.data.datasets.folder import Folder
 from fusetune.data.datasets.table import Table
 from fusetune.data.inputs import EncodedImages, PixelImages, decode
-from fusetune.data.prepare import Prepared, load_prepared, prepare
+from fusetune.data.prepare import load_prepared, prepare
 from fusetune.data.roles import ROLES, Roles
 from fusetune.errors import DataError, UnknownName
-
-
-@dataclass(frozen=True, kw_only=True)
-class Given(Dataset):
-    """Rows made in the test."""
-
-    rows: Rows
-
-    def read(self) -> Rows:
-        return self.rows
-
-
-def png(seed: int, size: int = 6) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def rows(count: int = 40, first: int = 0, *, prefix: str = "row", num_classes: int = 2) -> Rows:
-    numbers = range(first, first + count)
-    return Rows(
-        ids=np.array([f"{prefix}-{number}" for number in numbers]),
-        images=EncodedImages.of([png(number) for number in numbers]),
-        labels=np.array(["abcdef"[number % num_classes] for number in numbers]),
-    )
-
-
-def ready(given: Rows | Mapping[str, Rows], roles: Roles | None = None, **options: int) -> Prepared:
-    parts = {"all": given} if isinstance(given, Rows) else given
-    return prepare({k: Given(rows=v) for k, v in parts.items()}, roles or Roles(), **options)
+from small_rows import png, ready, rows
 
 
 def test_prepared_rows_are_those_of_the_source():

@@ -47,6 +47,28 @@ def test_it_learns_and_keeps_the_best_epoch(tmp_path: Path) -> None:
     assert scores["loss"] == pytest.approx(min(losses), abs=1e-7)
 
 
+def test_a_fixed_epoch_is_kept_whatever_the_validation_rows_say(tmp_path: Path) -> None:
+    """As it is in a whole run then: rates are scheduled for all epochs."""
+    settings = replace(SETTINGS, optimizer=Optimizer(name="sgd", lr=2.0))  # soon too sure
+    whole, seen = member(), dict[int, dict[str, bytes]]()
+
+    def listen(event: Mapping[str, Any]) -> None:
+        if event.get("end_of_epoch"):
+            seen[event["epoch"]] = weights(whole)
+
+    plan = Plan(Classification(), settings, seed=3)
+    history = Torch().finetune(whole, plan, SPLITS, tmp_path / "whole", listen)
+    assert len(set(map(str, seen.values()))) == 4
+    for epochs in (1, 2, 3):
+        short, fixed = member(), replace(plan, only_epochs=epochs)
+        work = tmp_path / str(epochs)
+        found = Torch().finetune(short, fixed, SPLITS, work, lambda event: None)
+        assert found.best_epoch == len(found.epochs) == epochs
+        assert untimed(found) == untimed(history)[:epochs]
+        assert weights(short) == seen[epochs]
+    assert history.best_epoch == 1  # what the validation rows say of it
+
+
 def test_two_runs_give_the_same_bits_whatever_the_global_random_state(tmp_path: Path) -> None:
     one, _ = finetune(tmp_path / "a")
     torch.manual_seed(99)

@@ -12,7 +12,7 @@ from torch import nn
 from fusetune.errors import InvalidValue
 from fusetune.finetune.engine import Plan
 from fusetune.finetune.objectives.classification import Classification
-from fusetune.finetune.settings import FineTune, Optimizer, Schedule
+from fusetune.finetune.settings import FineTune, Lora, Optimizer, Schedule
 from fusetune.finetune.torch_layers import depths
 from fusetune.finetune.torch_loop import Training
 from fusetune.finetune.torch_optimizer import parameter_groups, set_trained
@@ -186,3 +186,19 @@ def test_layer_decay_that_means_nothing_is_refused() -> None:
         FineTune(layer_decay=0)
     with pytest.raises(InvalidValue, match=r"layer_decay is 0.5; expected 1 with train: head"):
         FineTune(layer_decay=0.5, train="head")
+
+
+def test_adapters_that_mean_nothing_are_refused() -> None:
+    for wrong, message in (
+        ({"rank": 0}, r"lora.rank is 0; expected a whole number of at least 1"),
+        ({"alpha": 0.0}, r"lora.alpha is 0.0; expected a number above 0"),
+        ({"dropout": 1.0}, r"lora.dropout is 1.0; expected a share in \[0, 1\)"),
+        ({"targets": ()}, r"lora.targets is \(\); expected names of layers"),
+    ):
+        with pytest.raises(InvalidValue, match=message):
+            Lora(**wrong)
+    with pytest.raises(InvalidValue, match="lora is given; expected null with train: full"):
+        FineTune(lora=Lora())
+    with pytest.raises(InvalidValue, match=r"layer_decay is 0\.5; expected 1 with train: lora"):
+        FineTune(train="lora", layer_decay=0.5)
+    assert FineTune(train="lora").adapters == Lora() and FineTune().adapters is None

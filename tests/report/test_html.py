@@ -16,6 +16,7 @@ from fusetune.plugins import discover
 from fusetune.report.contents import gather
 from fusetune.report.html import render
 from fusetune.report.section import Section
+from fusetune.report.sections.learning_rates import LearningRates
 
 VOID = {"meta", "link", "img", "br", "col"}
 NASTY = "<script>alert('1')</script>"
@@ -118,7 +119,7 @@ def test_pages_are_well_formed_and_self_contained(make_run, look):
 def test_sections_stand_in_order_and_none_is_missing(make_run):
     page = Page(render(gather(make_run())))
     assert [name for name in page.ids if name in ALL] == ALL
-    assert set(discover(Section)) == {*ALL, "residuals", "per_label", "per_class"}
+    assert set(discover(Section)) == {*ALL, "residuals", "per_label", "per_class", "learning_rates"}
     orders = [section.order for section in discover(Section).values()]
     assert len(set(orders)) == len(orders)
 
@@ -347,3 +348,21 @@ def test_calibration_shows_before_and_after_and_draws_both(make_run):
     assert [x for x, _ in drawn["before"]] == pytest.approx(wanted, abs=0.01)
     without = discover(Section)["reliability"]().content(replace(contents, calibration=None))
     assert without["before"] == []
+
+
+def test_range_tests_are_drawn_with_the_rate_that_was_taken(make_run):
+    contents = gather(make_run())
+    rates = (1e-5, 1e-4, 1e-3, 1e-2)
+    test = {"rates": rates, "losses": (2.0, 1.5, 1.0, 3.0), "lr": 1e-4, "fell": True}
+    flat = {"rates": (1e-7,), "losses": (2.0,), "lr": 3e-4, "fell": False}
+    drawn = replace(contents, range_tests={"<i>vgg": test, "bert": flat})
+    page = Page(render(drawn))
+    assert "learning_rates" in page.ids and page.count("i") == 0
+    assert "0.0001 was taken" in page.text()
+    assert "0.0003 was taken: no rate lowered the loss" in page.text()
+    content = LearningRates().content(drawn)
+    first, second = content["panels"]
+    assert first["points"][1][0] == first["taken_at"] == pytest.approx(100 / 3, abs=0.01)
+    assert [text for _, text in first["decades"]] == ["−5", "−4", "−3", "−2"]
+    assert second["taken_at"] is None
+    assert LearningRates().content(contents) is None

@@ -52,6 +52,25 @@ def test_members_get_equal_shares_and_what_one_leaves_the_others_get(clock: Cloc
     assert limit.budget("c", rows=5) == Budget(1050 + 40 - 1, 5)
 
 
+def test_the_folds_of_a_member_have_shares_and_take_turns(clock: Clock) -> None:
+    limit = TimeLimit(102)
+    limit.keep(4.0)  # 6 s are kept
+    with limit.loading("a-fold1", "a-fold2", "a-fold3"):
+        clock.now += 3
+    loaded(limit, clock, "b", seconds=1)  # 92 s are left
+    assert limit.budget("a-fold1", rows=5) == Budget(1004 + 23 - 3, 5)
+    clock.now += 2
+    # Two workers have three turns, of which two are the folds', one after the other: 90 s / 2.
+    assert limit.budget("a-fold2", rows=5, side_by_side=2) == Budget(1006 + 45 - 3, 5)
+    limit.give_up(["a-fold1", "a-fold2", "a-fold3"])
+    assert limit.budget("b", rows=5) == Budget(1006 + 90 - 1, 5)
+    loaded(limit, clock, "c", seconds=0)
+    with limit.loading("d-fold1", "d-fold2", "d-fold3"):
+        pass
+    # Not 45 s, though four turns have two workers: its own three come one after another.
+    assert limit.budget("d-fold1", rows=5, side_by_side=2) == Budget(1006 + 30, 5)
+
+
 def test_a_share_suffices_to_begin_or_the_member_is_not_run(clock: Clock) -> None:
     limit = TimeLimit(33)
     limit.keep(4.0)  # measured: 6 s are kept
@@ -94,7 +113,7 @@ def test_stopped_members_are_fused_and_a_run_without_a_limit_finishes_them(
 ) -> None:
     """One member is stopped at once, one is not run, one has its time."""
     budgets = {"mini-resnet": Budget(0.0, 1), "mini-inception": Budget(time.monotonic() + 1e6, 1)}
-    monkeypatch.setattr(TimeLimit, "budget", lambda self, member, rows: budgets.get(member))
+    monkeypatch.setattr(TimeLimit, "budget", lambda self, member, *_: budgets.get(member))
     recipe, out = tmp_path / "short.yaml", tmp_path / "run"
     recipe.write_text(SHORT.replace("epochs: 3", "epochs: 4"))
     found = package.run(recipe, out, time_limit="1h").results
@@ -125,3 +144,11 @@ def test_stopped_members_are_fused_and_a_run_without_a_limit_finishes_them(
     assert len(files) == 3 * 3 + 1
     for path in files:
         assert path.read_bytes() == (tmp_path / "whole" / path.relative_to(out)).read_bytes()
+
+
+def test_validating_without_a_backbone_says_nothing_of_predicting_with_it(clock: Clock) -> None:
+    watch = Stopwatch(Budget(ends_at=1100.0, rows=90), validation_rows=10)
+    watch._predict_s_per_row = 0.001  # a head on features: 100 rows take no time
+    assert not watch.is_over(epoch=1, step=1, rows=10, seconds=20.0)
+    watch.forget_validating()
+    assert watch.is_over(epoch=1, step=1, rows=10, seconds=20.0)  # a second a row

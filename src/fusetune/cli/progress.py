@@ -54,8 +54,13 @@ class Screen:
         self._phase = phase
         if phase == "finetune":
             self._finetune(member, event)
+        elif phase in ("pixels", "features") and member:
+            what = {"pixels": "decoding images", "features": "computing features"}[phase]
+            self._update(member, event["done"], what)
         elif phase == "predict":
             self._update(member, event.get("done", 0.0), "predicting")
+        elif phase == "teach":
+            self._update(member, 0.0, "asking its teacher")
         elif phase == "soup":
             self._update(member, 0.0, f"averaging weights, trial {event['tried']}")
         elif phase == "finished":

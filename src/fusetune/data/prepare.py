@@ -8,7 +8,6 @@ Shapes: N rows, C classes.
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,15 +16,24 @@ from typing import Any
 
 import numpy as np
 
-from fusetune.data.dataset import Dataset, Rows, check_ids
+from fusetune.data.checks import (
+    arrays_of,
+    check_copies,
+    check_dealt,
+    check_roles,
+    check_rows,
+    image_digests,
+)
+from fusetune.data.dataset import Dataset, Rows
+from fusetune.data.folds import Folds, deal_folds
 from fusetune.data.inputs import Images, concat_images, load_images
 from fusetune.data.readable import readable_images
-from fusetune.data.roles import ROLES, Integers, Roles, Strings, assign_roles
+from fusetune.data.roles import JUDGED_ROLES, ROLES, Integers, Roles, Strings, assign_roles
 from fusetune.errors import DataError, counted, name_some, unknown_name
-from fusetune.predictions.kinds import Array, Ids, Kind, Marginals, Probabilities, Values
+from fusetune.predictions.kinds import Ids, Kind, Marginals, Probabilities, Values
 from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Targets
 
-__all__ = ["Prepared", "divide", "load_prepared", "prepare"]
+__all__ = ["Prepared", "divide", "load_prepared", "part_folder", "prepare"]
 
 TRUTHS = (Targets, LabelSets, Numbers)
 
@@ -40,12 +48,17 @@ class Prepared:
             in train.
         roles_N: `(N,)` one of train, validation, holdout, test.
         notes: What the user should know: ids that were prefixed, copies that were dropped.
+        folds: Where members are fine-tuned without one fold of the rows at a time; all rows that
+            are not for testing are then `holdout`. None: they are fine-tuned once.
+        derived: Fingerprint of the rows that this is a `part` of, and which; empty: of none.
     """
 
     images: Images
     truth: GroundTruth
     roles_N: Strings
     notes: tuple[str, ...] = ()
+    folds: Folds | None = None
+    derived: str = ""
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -58,12 +71,32 @@ class Prepared:
     @property
     def classes(self) -> tuple[str, ...]:
         """C names of the classes, or of the numbers."""
-        return _arrays(self.truth)[0]
+        return arrays_of(self.truth)[0]
 
     def rows(self, role: str) -> Integers:
         """Positions of a role's rows, in the order of the rows."""
         assert role in ROLES, role
         return np.flatnonzero(self.roles_N == role)
+
+    @property
+    def judged_roles(self) -> tuple[str, ...]:
+        """Roles that have rows and train no member; with folds there is no validation for all."""
+        return tuple(role for role in JUDGED_ROLES if (self.roles_N == role).any())
+
+    def part(self, number: int | None) -> "Prepared":
+        """The rows as one of a member's K fine-tunings sees them: ordinary rows with roles.
+
+        Args:
+            number: Of a fold, from 0: its own rows are the holdout. K: the one model on all rows,
+                which are its train rows. None: these rows.
+        """
+        if number is None:
+            return self
+        assert self.folds is not None
+        whole = number == len(self.folds)
+        roles_N = self.folds.refit_roles() if whole else self.folds.roles_KN[number]
+        derived = f"{self.fingerprint()} part {'all' if whole else number}"
+        return replace(self, roles_N=roles_N, folds=None, derived=derived)
 
     def targets(self, role: str) -> Any:  # noqa: ANN401 - the task knows which
         """The truth of a role's rows: `Targets`, `LabelSets` or `Numbers`, as the task has it."""
@@ -79,46 +112,60 @@ class Prepared:
 
     @cached_property
     def _fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        classes, array = _arrays(self.truth)
+        digest = hashlib.sha256(self.derived.encode())
+        if self.derived:
+            return digest.hexdigest()
+        classes, array = arrays_of(self.truth)
         names = [self.ids.tolist(), self.roles_N.tolist(), list(classes)]
         digest.update(json.dumps(names).encode())
         digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
         digest.update(b"".join(self.images.digests()))
+        if self.folds is not None:
+            digest.update(json.dumps(self.folds.roles_KN.tolist()).encode())
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
         """Write into an existing, empty folder; equal content gives equal bytes."""
-        classes, array = _arrays(self.truth)
+        classes, array = arrays_of(self.truth)
         self.images.save(folder)
         np.save(folder / "ids.npy", self.ids)
         np.save(folder / "truth.npy", array)
         np.save(folder / "roles.npy", self.roles_N)
+        if self.folds is not None:
+            np.save(folder / "folds.npy", self.folds.folds_N)
+            for number in range(len(self.folds) + 1):
+                part = part_folder(folder, number)
+                part.mkdir()
+                np.save(part / "roles.npy", self.part(number).roles_N)
         text = {"truth": type(self.truth).__name__, "classes": classes, "notes": self.notes}
         (folder / "prepared.json").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
 
 
+def part_folder(folder: Path, number: int) -> Path:
+    """Where `Prepared.save` writes a part of folded rows."""
+    return folder / f"part-{number}"
+
+
 def load_prepared(folder: Path) -> Prepared:
-    """Rows as `Prepared.save` wrote them, the images memory-mapped."""
+    """Rows as `Prepared.save` wrote them, the images memory-mapped; or a part of folded ones."""
+    if not (folder / "prepared.json").exists() and (folder / "roles.npy").exists():
+        roles_N = np.load(folder / "roles.npy")
+        return replace(load_prepared(folder.parent), roles_N=roles_N, folds=None)
     text = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
     kind = {cls.__name__: cls for cls in TRUTHS}[text["truth"]]
     ids, array = np.load(folder / "ids.npy"), np.load(folder / "truth.npy")
+    folds = None
+    if (folder / "folds.npy").exists():
+        folds_N = np.load(folder / "folds.npy")
+        parts = [part_folder(folder, k) / "roles.npy" for k in range(int(folds_N.max()) + 1)]
+        folds = Folds(folds_N, np.stack([np.load(path) for path in parts]))
     return Prepared(
         images=load_images(folder),
         truth=kind(ids, tuple(text["classes"]), array),
         roles_N=np.load(folder / "roles.npy"),
         notes=tuple(text["notes"]),
+        folds=folds,
     )
-
-
-def _arrays(truth: GroundTruth) -> tuple[tuple[str, ...], Array]:
-    """Column names, and the array of what is true in each row."""
-    if isinstance(truth, Targets):
-        return truth.classes, truth.labels_N
-    if isinstance(truth, LabelSets):
-        return truth.classes, truth.present_NC
-    assert isinstance(truth, Numbers)
-    return truth.names, truth.values_ND
 
 
 def prepare(
@@ -178,9 +225,16 @@ def divide(
     roles_N = assign_roles(rows.ids, truth.strata_N, roles, seed=seed, given_N=given_N, limit=limit)
     used = np.flatnonzero(roles_N != "")
     rows, truth, roles_N = rows.take(used), truth.take(used), roles_N[used]
-    _check_roles(truth, roles_N)
-    _check_copies(rows, truth, roles_N)
-    return Prepared(rows.images, truth, roles_N, notes)
+    if roles.folds is None:
+        check_roles(truth, roles_N)
+        check_copies(rows, truth, roles_N)
+        return Prepared(rows.images, truth, roles_N, notes)
+    check_dealt(truth, roles_N, roles.folds)
+    folds = deal_folds(rows.ids, truth.strata_N, roles_N, roles, seed=seed)
+    for number, fold_roles_N in enumerate(folds.roles_KN, start=1):
+        check_roles(truth, fold_roles_N, f" of fold {number}")
+    check_copies(rows, truth, np.where(roles_N == "test", "test", folds.names()))
+    return Prepared(rows.images, truth, roles_N, notes, folds)
 
 
 def _combine(parts: Mapping[str, Rows]) -> tuple[Rows, Strings, tuple[str, ...]]:
@@ -188,7 +242,7 @@ def _combine(parts: Mapping[str, Rows]) -> tuple[Rows, Strings, tuple[str, ...]]
     for split, rows in parts.items():
         if split not in ("all", *ROLES):
             raise unknown_name("part of data", split, ROLES)
-        _check_rows(rows, f"data.{split}" if split != "all" else "data")
+        check_rows(rows, f"data.{split}" if split != "all" else "data")
     if "all" not in parts and "train" not in parts:
         raise DataError(
             f"data has {name_some(parts)} and no train rows",
@@ -232,25 +286,6 @@ def _joined(parts: Sequence[Numbers | LabelSets], ids: Ids) -> Numbers | LabelSe
     return Numbers(ids, first.names, np.concatenate([part.values_ND for part in numbers]))
 
 
-def _check_rows(rows: Rows, where: str) -> None:
-    if not len(rows):
-        raise DataError(f"{where} has no rows", "at least one row per role", "Check its path.")
-    if rows.labels is None and rows.truth is None:
-        raise DataError(
-            f"{where} has no labels",
-            "a class name for every row",
-            "Give a folder per class, or a table with a label column.",
-        )
-    unlabeled = rows.ids[rows.labels == ""] if rows.labels is not None else rows.ids[:0]
-    if len(unlabeled):
-        raise DataError(
-            f"the label is missing in {counted(len(unlabeled), 'row')} of {where}: {name_some(unlabeled)}",
-            "a class name for every row",
-            "Label these rows, or remove them.",
-        )
-    check_ids(rows.ids, where)
-
-
 def _given_roles(split: str, rows: Rows) -> Strings:
     if split != "all":
         return np.full(len(rows), split, dtype="U10")
@@ -292,7 +327,7 @@ def _first_copies(rows: Rows, given_N: Strings) -> Integers:
     fixed_N = ~np.isin(given_N, ("", "train"))
     rank = {role: index for index, role in enumerate(("test", "holdout", "validation"))}
     order = sorted(range(len(rows)), key=lambda row: rank.get(str(given_N[row]), len(rank)))
-    digests = _digests(rows.images)
+    digests = image_digests(rows.images)
     first: dict[bytes, int] = {}
     kept = [
         row
@@ -301,60 +336,3 @@ def _first_copies(rows: Rows, given_N: Strings) -> Integers:
         or (fixed_N[row] and given_N[row] == given_N[earlier])
     ]
     return np.sort(np.array(kept, dtype=np.int64))
-
-
-def _check_roles(truth: GroundTruth, roles_N: Strings) -> None:
-    for role in ROLES:
-        if not (roles_N == role).any():
-            raise DataError(
-                f"the role {role} has no rows ({counted(len(roles_N), 'row')} in all)",
-                "at least one row in each of train, validation, holdout and test",
-                f"Give roles.{role} as a number of rows, or add rows.",
-            )
-    if isinstance(truth, Numbers):
-        return
-    train = truth.take(roles_N == "train")
-    classes, array = _arrays(train)
-    if isinstance(train, LabelSets):
-        present = set(np.flatnonzero(array.any(axis=0)).tolist())
-    else:
-        present = set(array.tolist())
-    absent = [name for code, name in enumerate(classes) if code not in present]
-    if absent:
-        raise DataError(
-            f"no train row has the class {name_some(absent)}",
-            f"train rows of all {len(classes)} classes",
-            "Add such rows, raise the limit, or remove these classes.",
-        )
-
-
-def _check_copies(rows: Rows, truth: GroundTruth, roles_N: Strings) -> None:
-    """Refuse byte-identical images in two roles."""
-    copies: dict[bytes, list[int]] = defaultdict(list)
-    for row, digest in enumerate(_digests(rows.images)):
-        copies[digest].append(row)
-    leaks = [group for group in copies.values() if len(set(roles_N[group].tolist())) > 1]
-    if leaks:
-        pairs = "; ".join(
-            " = ".join(f"'{rows.ids[row]}' ({roles_N[row]})" for row in group[:3])
-            for group in leaks[:3]
-        )
-        content = _arrays(truth)[1]
-        torn = sum(len(np.unique(content[group], axis=0)) > 1 for group in leaks)
-        raise DataError(
-            f"the same bytes stand in two roles for {counted(len(leaks), 'image')}: {pairs}"
-            + (f"; {torn:,} of them with two labels" * bool(torn)),
-            "every image in one role only, as a score on trained rows says nothing",
-            "Remove the copies, or set roles.duplicates: keep_first.",
-        )
-
-
-def _digests(images: Images) -> list[bytes]:
-    try:
-        return images.digests()
-    except OSError as error:
-        raise DataError(
-            f"the image '{error.filename}' cannot be read ({error.strerror})",
-            "files that stay where they are while fusetune reads them",
-            "Check that the file is there and may be read.",
-        ) from error

@@ -20,9 +20,11 @@ import numpy.typing as npt
 from fusetune.errors import InvalidValue, counted
 from fusetune.predictions.kinds import Array, Ids
 
-__all__ = ["ROLES", "Roles", "assign_roles", "role_hashes"]
+__all__ = ["JUDGED_ROLES", "ROLES", "Pool", "Roles", "assign_roles", "fill", "role_hashes"]
 
 ROLES = ("train", "validation", "holdout", "test")
+JUDGED_ROLES = ROLES[1:]
+"""Roles whose rows train no member."""
 DEFAULT_SHARES = {"test": 0.2, "holdout": 0.2, "validation": 0.1}
 """Filled in this order, so that another validation share leaves the holdout and the test alone."""
 
@@ -48,9 +50,16 @@ class Roles:
             fusion can be fitted and judged; no role but train takes a class's last row.
         duplicates: `error` refuses byte-identical images in two roles, `keep_first` drops the
             later ones (official test, holdout and validation rows come before the divided ones).
+        folds: No holdout is set aside: members are fine-tuned K times, each time without one of K
+            folds of the rows that are not for testing, and the fusion is fitted on the union of
+            their predictions of the fold that they have not seen. `validation` is then a share, or
+            number, of the rows outside a fold. None: one fine-tuning, and a holdout.
+        refit: With folds: new rows are predicted by one more model of each member, fine-tuned on
+            all rows that are not for testing, in place of the mean of its K models.
 
     Raises:
-        InvalidValue: A share outside (0, 1), a count below 1, or shares that add up to more than 1.
+        InvalidValue: A share outside (0, 1), a count below 1, shares that add up to more than 1,
+            fewer than 2 folds, a size that folds leave no room for, or `refit` without folds.
     """
 
     validation: float | int | None = None
@@ -59,6 +68,8 @@ class Roles:
     train: float | int | None = None
     stratify: bool = True
     duplicates: Literal["error", "keep_first"] = "error"
+    folds: int | None = None
+    refit: bool = False
 
     def __post_init__(self) -> None:
         sizes = self.sizes()
@@ -77,6 +88,31 @@ class Roles:
                 "error or keep_first",
                 "Write duplicates: keep_first to drop later copies of an image.",
             )
+        self._check_folds(sizes)
+
+    def _check_folds(self, sizes: Mapping[str, float | int]) -> None:
+        if self.folds is None:
+            if self.refit:
+                raise InvalidValue(
+                    "roles.refit is given without roles.folds",
+                    "folds, whose models one model on all rows replaces",
+                    "Add folds: 5, or remove refit.",
+                )
+            return
+        if isinstance(self.folds, bool) or self.folds < 2:
+            raise InvalidValue(
+                f"roles.folds is {self.folds}",
+                "a whole number of at least 2",
+                "Write folds: 5, or leave it out for one holdout.",
+            )
+        for role in ("holdout", "train"):
+            if role in sizes:
+                raise InvalidValue(
+                    f"roles.{role} is {sizes[role]}, and roles.folds is {self.folds}",
+                    "one of both: with folds, every row that is not for testing trains in most "
+                    "folds and is predicted out of fold in one",
+                    f"Remove roles.{role} (data.limit bounds the rows), or remove roles.folds.",
+                )
 
     def sizes(self) -> dict[str, float | int]:
         """The shares and counts that were given, by role."""
@@ -108,7 +144,8 @@ def assign_roles(
             of hashes that are independent of the roles'); None: all.
 
     Returns:
-        `(N,)` names of roles; "" for rows that are not used.
+        `(N,)` names of roles; "" for rows that are not used. With folds, all rows that are not for
+        testing are `holdout`: the union of the folds; see `deal_folds`.
 
     Raises:
         InvalidValue: A limit below 1; a size for a role that has rows already; more rows asked for
@@ -124,12 +161,14 @@ def assign_roles(
     divided = np.flatnonzero((given_N == "") | (given_N == "train"))
     sizes = _open_sizes(roles, frozenset(given_N.tolist()))
     strata = labels_N[divided] if roles.stratify else np.zeros(len(divided), dtype=np.int64)
-    pool = _Pool(ids[divided], strata, seed)
+    pool = Pool(ids[divided], strata, seed)
     assigned_N = given_N.copy()
     if roles.stratify or any(isinstance(size, int) for size in sizes.values()):
         assigned_N[divided] = _by_rank(pool, sizes, limit, spare=roles.stratify)
     else:
         assigned_N[divided] = _by_threshold(pool, sizes, limit)
+    if roles.folds is not None:
+        assigned_N[assigned_N == "train"] = "holdout"
     return assigned_N
 
 
@@ -149,8 +188,14 @@ def role_hashes(ids: Ids, seed: int, purpose: str = "role") -> npt.NDArray[np.ui
 
 
 @dataclass(frozen=True, eq=False)
-class _Pool:
-    """Rows to divide, and the classes to divide them by."""
+class Pool:
+    """Rows to divide, and the classes to divide them by.
+
+    Args:
+        ids: `(N,)` row names.
+        strata_N: `(N,)` class codes from 0.
+        seed: Of the hashes.
+    """
 
     ids: Ids
     strata_N: Integers
@@ -159,10 +204,12 @@ class _Pool:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, rows: Array) -> "_Pool":
+    def take(self, rows: Array) -> "Pool":
+        """Some of the rows."""
         return replace(self, ids=self.ids[rows], strata_N=self.strata_N[rows])
 
     def sizes(self, rows: Array | slice = slice(None)) -> Integers:
+        """`(C,)` rows of each class."""
         num_strata = int(self.strata_N.max(initial=0)) + 1
         return np.bincount(self.strata_N[rows], minlength=num_strata).astype(np.int64)
 
@@ -192,12 +239,28 @@ def _open_sizes(roles: Roles, given: frozenset[str]) -> dict[str, float | int]:
             "each role to come from one place",
             f"Remove roles.{twice[0]}, or the data set or role column that gives these rows.",
         )
+    if roles.folds is not None:
+        return _open_sizes_with_folds(roles, given)
     sizes = {
         role: asked.get(role, share) for role, share in DEFAULT_SHARES.items() if role not in given
     }
     sizes |= {"train": asked["train"]} if "train" in asked else {}
     _check_shares(sizes)
     return sizes
+
+
+def _open_sizes_with_folds(roles: Roles, given: frozenset[str]) -> dict[str, float | int]:
+    """Only the test rows are set aside."""
+    fixed = [role for role in ("validation", "holdout") if role in given]
+    if fixed:
+        raise InvalidValue(
+            f"roles.folds is {roles.folds}, and rows for {fixed[0]} are given",
+            "rows that folds may divide, and test rows: every fold has its own validation and "
+            "holdout rows",
+            f"Give the {fixed[0]} rows the role train, or remove roles.folds.",
+        )
+    share = DEFAULT_SHARES["test"] if roles.test is None else roles.test
+    return {} if "test" in given else {"test": share}
 
 
 def _check_shares(sizes: Mapping[str, float | int]) -> None:
@@ -212,7 +275,7 @@ def _check_shares(sizes: Mapping[str, float | int]) -> None:
         )
 
 
-def _by_threshold(pool: _Pool, sizes: Mapping[str, float | int], limit: int | None) -> Strings:
+def _by_threshold(pool: Pool, sizes: Mapping[str, float | int], limit: int | None) -> Strings:
     """Roles by thresholds on the hash alone: exactly stable, sizes only about the shares."""
     uniform_N = role_hashes(pool.ids, pool.seed) / 2.0**64
     bounds = np.cumsum(list(sizes.values()))
@@ -225,7 +288,7 @@ def _by_threshold(pool: _Pool, sizes: Mapping[str, float | int], limit: int | No
 
 
 def _by_rank(
-    pool: _Pool, sizes: Mapping[str, float | int], limit: int | None, *, spare: bool
+    pool: Pool, sizes: Mapping[str, float | int], limit: int | None, *, spare: bool
 ) -> Strings:
     """Roles by each class's lowest hashes: exact sizes. `spare` keeps a row per class for train."""
     roles_N = np.full(len(pool), "", dtype="U10")
@@ -233,17 +296,17 @@ def _by_rank(
     share_left = 1.0
     if "test" in sizes:
         count = _count(sizes["test"], len(pool))
-        taken = _fill(pool, rest, "test", count, least=0, spare=spare)
+        taken = fill(pool, rest, "test", count, least=0, spare=spare)
         roles_N[taken] = "test"
         share_left = 1 - count / max(1, len(pool))
         rest = np.flatnonzero(roles_N == "")
     if limit is not None and limit < len(rest):
-        rest = np.sort(_fill(pool, rest, "limit", limit, least=1, spare=False))
+        rest = np.sort(fill(pool, rest, "limit", limit, least=1, spare=False))
     num_divided = len(rest) / share_left if share_left else 0.0
     for role in [role for role in sizes if role != "test"]:
         count = _count(sizes[role], num_divided)
         last = role == "train"
-        taken = _fill(pool, rest, role, count, least=int(last), spare=spare and not last)
+        taken = fill(pool, rest, role, count, least=int(last), spare=spare and not last)
         roles_N[taken] = role
         rest = rest[roles_N[rest] == ""]
     if "train" not in sizes:
@@ -255,10 +318,25 @@ def _count(size: float | int, num_rows: float) -> int:
     return size if isinstance(size, int) else round(size * num_rows)
 
 
-def _fill(
-    pool: _Pool, rows: Integers, role: str, count: int, *, least: int, spare: bool
+def fill(
+    pool: Pool,
+    rows: Integers,
+    role: str,
+    count: int,
+    *,
+    least: int,
+    spare: bool,
 ) -> Integers:
-    """The rows of each class with the lowest hashes, `count` in all, in proportion to the classes."""
+    """The rows of each class with the lowest hashes, `count` in all, in proportion to the classes.
+
+    Args:
+        pool: All rows.
+        rows: Positions of those to choose from.
+        role: What they are for.
+        count: How many.
+        least: Rows that every class gives at least, where `count` suffices for that.
+        spare: Keep a row of each class.
+    """
     part = pool.take(rows)
     sizes_C = part.sizes()
     room_C = np.maximum(sizes_C - 1, 0) if spare else sizes_C
@@ -274,7 +352,7 @@ def _fill(
     quota_C = least_C + _apportion(
         count - int(least_C.sum()), sizes_C - least_C, room_C - least_C, tie_C
     )
-    purpose = "limit" if role == "limit" else "role"
+    purpose = "role" if role in ROLES else role
     return rows[part.ranks(purpose) < quota_C[part.strata_N]]
 
 

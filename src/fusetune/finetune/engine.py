@@ -9,12 +9,13 @@ from typing import Any
 
 from fusetune.data.inputs import Images
 from fusetune.errors import MemberFailed
+from fusetune.finetune.lr_range import RangeTest
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.settings import FineTune
 from fusetune.fuse.soup import State
 from fusetune.members.member import Member
 from fusetune.plugins import plugin_name
-from fusetune.predictions.kinds import Array, Ids
+from fusetune.predictions.kinds import Array, Floats, Ids
 from fusetune.predictions.targets import GroundTruth
 
 __all__ = ["Budget", "Engine", "History", "Plan", "Report", "Split"]
@@ -25,10 +26,18 @@ Report = Callable[[Mapping[str, Any]], None]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The rows of one role, with their targets."""
+    """The rows of one role, with their targets.
+
+    Args:
+        images: N images.
+        targets: What is true of them.
+        features_ND: `(N, D)` what goes into the head, where it was computed before; it may stand in
+            for the images in epochs that train the head alone, on images as they are.
+    """
 
     images: Images
     targets: GroundTruth
+    features_ND: Floats | None = None
 
     @property
     def ids(self) -> Ids:
@@ -60,6 +69,10 @@ class Plan:
         start_seed: Of what is new before fine-tuning (a head, `weights: none`), where members of
             a soup share it; None: `seed`.
         budget: When to stop before the last epoch, keeping the best one; None: never.
+        teacher: Raw outputs of the settings' `distill.teacher` on the train rows (npy); None without.
+        only_epochs: End after so many of the epochs that the learning rates are scheduled for, and
+            keep the weights as they are then, whatever the validation rows say; None: all, and
+            the best ones.
     """
 
     objective: Objective[Any]
@@ -67,6 +80,13 @@ class Plan:
     seed: int
     start_seed: int | None = None
     budget: Budget | None = None
+    teacher: Path | None = None
+    only_epochs: int | None = None
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs at most."""
+        return self.settings.epochs if self.only_epochs is None else self.only_epochs
 
     @property
     def seed_of_start(self) -> int:
@@ -86,6 +106,10 @@ class History:
         precision: `fp32` or `bf16`: what the settings' `auto` meant.
         notes: What the user may want to know of how it went.
         stopped: Epochs and steps of the next one after which the budget ended it; None: it was not.
+        trained: Number of weights that were trained: of adapters, before they were merged.
+        range_test: What the learning-rate range test found; None: there was none.
+        snapshots: `first_epoch`, `last_epoch` and `best_epoch` of every cycle that was finished (of
+            a part of the first, if none was); none without `snapshots`.
     """
 
     epochs: tuple[Mapping[str, float], ...]
@@ -94,6 +118,9 @@ class History:
     precision: str = "fp32"
     notes: tuple[str, ...] = ()
     stopped: tuple[int, int] | None = None
+    trained: int | None = None
+    range_test: RangeTest | None = None
+    snapshots: tuple[Mapping[str, int], ...] = ()
 
 
 class Engine(abc.ABC):
@@ -105,10 +132,21 @@ class Engine(abc.ABC):
         return plugin_name(type(self))
 
     @abc.abstractmethod
+    def check(self, member: Member, settings: FineTune) -> None:
+        """Refuse settings that a member cannot be fine-tuned by; it is not used afterwards.
+
+        Raises:
+            UsageError: Names the key.
+        """
+
+    @abc.abstractmethod
     def finetune(
         self, member: Member, plan: Plan, splits: tuple[Split, Split], work: Path, report: Report
     ) -> History:
         """Fine-tune a member in place, ending with the best epoch's weights.
+
+        With `snapshots` it ends with the last cycle's, and those of every cycle lie in `work`, in
+        files named by `snapshot_weights`, as `save` writes them.
 
         Args:
             member: Changed in place.
@@ -132,6 +170,10 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def features(self, member: Member, images: Images, report: Report) -> tuple[Array, Array]:
         """`(N, D)` float32 inputs of the head, and raw outputs, of images as they are, in one pass."""
+
+    def head_outputs(self, member: Member, features_ND: Floats) -> Array | None:
+        """`(N, ...)` raw outputs from inputs of the head; None if no one layer makes them."""
+        return None
 
     @abc.abstractmethod
     def save(self, member: Member, path: Path) -> None:

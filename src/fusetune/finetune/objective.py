@@ -29,6 +29,8 @@ class Objective(abc.ABC, Generic[K]):
     """Whether outputs of a checkpoint's own head mean what `to_prediction` takes them for."""
     figures: ClassVar[tuple[str, ...]] = ("loss",)
     """Names of what `scores` gives; of all but `loss`, higher is better."""
+    softens: ClassVar[bool] = True
+    """Whether a teacher's outputs can be softened by a temperature."""
     unused: ClassVar[tuple[str, ...]] = ()
     """Keys of `finetune:` that mean nothing here: they have to stay at their defaults."""
 
@@ -48,6 +50,13 @@ class Objective(abc.ABC, Generic[K]):
                 f"finetune.stop_by is {settings.stop_by}",
                 f"one of {', '.join(self.figures)} with the objective {self.name}",
                 "Change it, or leave it out for the default.",
+            )
+        if settings.distill and not self.softens and settings.distill.temperature != 2:
+            raise InvalidValue(
+                f"finetune.distill.temperature is {settings.distill.temperature}, and the objective "
+                f"{self.name} has none",
+                "keys that change something",
+                "Leave it out.",
             )
         defaults = {field.name: field.default for field in fields(FineTune)}
         for name in self.unused:
@@ -88,6 +97,17 @@ class Objective(abc.ABC, Generic[K]):
         weights_C: Tensor | None = None,
     ) -> Tensor:
         """Mean loss of a batch as a scalar tensor, from what the model returned in training mode."""
+
+    def soft_targets(self, outputs: Array, temperature: float) -> Array:
+        """`(N, D)` float32 of a teacher's raw outputs, as `teaching_loss` takes them; means mean mixtures.
+
+        Of objectives whose `unused` names `distill`, never called.
+        """
+        raise NotImplementedError
+
+    def teaching_loss(self, outputs: Tensor, soft_BD: Tensor, temperature: float) -> Tensor:
+        """Mean distance of a batch from the teacher's soft targets, as a scalar tensor."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def scores(self, outputs: Array, targets: Array) -> dict[str, float]:

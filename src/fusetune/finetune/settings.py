@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a member is fine-tuned: the recipe's `finetune:` block."""
 
+import bisect
 import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from fusetune.errors import InvalidValue
 
-__all__ = ["Augmentation", "FineTune", "Optimizer", "Schedule"]
+__all__ = ["Augmentation", "Distill", "FineTune", "Lora", "Optimizer", "Schedule"]
 
 CYCLE_START, CYCLE_END = 1 / 25, 1 / 250_000
 """Factors of the peak learning rate that one cycle starts and ends with."""
@@ -20,7 +21,8 @@ class Optimizer:
     Args:
         name: `sgd` (with Nesterov momentum if `momentum` > 0) or `adamw`.
         lr: Peak learning rate; None: 0.01 for sgd (Kornblith et al. 2019, fine-tuning at batch
-            256, scaled down to small batches), 3e-4 for adamw.
+            256, scaled down to small batches), 3e-4 for adamw. `range_test`: what up to 100 steps
+            on a copy of the member suggest, at rates that rise from 1e-7 (Smith 2017).
         momentum: Of sgd; 0.9 as usual since Sutskever et al. 2013.
         nesterov: Nesterov's form of the momentum.
         betas: Of adamw (Kingma & Ba 2015).
@@ -28,14 +30,15 @@ class Optimizer:
     """
 
     name: Literal["sgd", "adamw"] = "adamw"
-    lr: float | None = None
+    lr: float | Literal["range_test"] | None = None
     momentum: float = 0.9
     nesterov: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:
-        _check("optimizer.lr", self.lr, self.lr is None or self.lr > 0, "a number above 0")
+        good = self.lr is None or self.tests_lr or self.peak_lr > 0
+        _check("optimizer.lr", self.lr, good, "a number above 0, or range_test")
         _check("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "a number in [0, 1)")
         _check(
             "optimizer.weight_decay",
@@ -58,9 +61,16 @@ class Optimizer:
             )
 
     @property
+    def tests_lr(self) -> bool:
+        """True if the learning rate comes from a range test."""
+        return self.lr == "range_test"
+
+    @property
     def peak_lr(self) -> float:
-        """The learning rate at the schedule's peak."""
-        return self.lr if self.lr is not None else {"sgd": 0.01, "adamw": 3e-4}[self.name]
+        """The learning rate at the schedule's peak; the default one where a test is to find it."""
+        if isinstance(self.lr, int | float):
+            return self.lr
+        return {"sgd": 0.01, "adamw": 3e-4}[self.name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +165,67 @@ class Augmentation:
         jitter = self.color_jitter
         _check("augmentation.color_jitter", jitter, 0 <= jitter <= 1, "a number from 0 to 1")
 
+    @property
+    def is_off(self) -> bool:
+        """True if training images stay as they are."""
+        changes = (self.flip, self.crop_padding, self.rand_augment, self.color_jitter, self.cutout)
+        return not any((*changes, self.mixup, self.cutmix, self.resized_crop is not None))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank adapters (Hu et al. 2022): what `train: lora` trains besides the head.
+
+    A layer's weight W stays, and `B A · alpha / rank` is added to it, where A has `rank` rows and B
+    as many columns. A convolution's A is a convolution with `rank` channels, its B one of 1×1.
+
+    Args:
+        rank: Of the added matrices; 8 as in most of Hu et al.'s experiments.
+        alpha: What is added is multiplied by `alpha / rank`; 16 with rank 8 as there for RoBERTa
+            large.
+        dropout: Share of what goes into A that is dropped at random; 0 as there for RoBERTa.
+        targets: Layers that have adapters, by their names in the model or the ends of these
+            (`attention.query`); None: every linear layer and every convolution before the head, as
+            Dettmers et al. 2023 needed to match full fine-tuning.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _check("lora.rank", self.rank, self.rank >= 1, "a whole number of at least 1")
+        _check("lora.alpha", self.alpha, self.alpha > 0, "a number above 0")
+        _check("lora.dropout", self.dropout, 0 <= self.dropout < 1, "a share in [0, 1)")
+        some = self.targets is None or len(self.targets) > 0
+        _check("lora.targets", self.targets, some, "names of layers, or null for all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill:
+    """Distillation (Hinton et al. 2015): a member learns from what another says of the train rows.
+
+    With weight w and temperature T the loss is `(1 - w) · task + w · T² · KL(teacher ‖ student)`, both
+    distributions softened by T; for sets of labels the mean of each label's divergence, for numbers
+    the squared distance from the teacher's, without a temperature. Label smoothing and weights of
+    classes belong to the task's part.
+
+    Args:
+        teacher: Name of a member above it.
+        weight: Of the teacher's part; 0.5 as in Hinton et al.'s section 4.
+        temperature: Divides both's logits; 2 was best there of 1, 2, 5 and 10.
+    """
+
+    teacher: str
+    weight: float = 0.5
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        _check("distill.weight", self.weight, 0 < self.weight <= 1, "a share in (0, 1]")
+        good = self.temperature > 0
+        _check("distill.temperature", self.temperature, good, "a number above 0")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune:
@@ -166,8 +237,15 @@ class FineTune:
         train: `full` trains every weight, `head` only the head, the rest frozen in evaluation mode;
             `head_then_full` (LP-FT, Kumar et al. 2022) first the head, so that a new one does not
             distort what was learned before, then every weight, each by a schedule of its own;
-            `gradual` (Howard & Ruder 2018) first the head, which the layers before it join one
-            after another, the deepest first.
+            `probe` solves for the head's linear layer on features of images as they are, with
+            the L2 penalty that is best on validation rows (Kornblith et al. 2019): of the other
+            keys, only `label_smoothing`, `class_weights` and `stop_by` mean anything then;
+            `probe_then_full` is LP-FT with a head so found, as its authors did it, and then
+            `epochs` of every weight; `gradual` (Howard & Ruder 2018) first the head, which the
+            layers before it join one after another, the deepest first; `lora` the head and
+            low-rank adapters, which are merged into the weights in the end, the rest frozen in
+            evaluation mode.
+        lora: The adapters of `train: lora`; None: `Lora()` with it.
         head_epochs: How many of the epochs come before every weight is trained; for
             `head_then_full` and `gradual` only. Howard & Ruder let one layer join per epoch: as
             many epochs as layers.
@@ -195,6 +273,10 @@ class FineTune:
         swa: Share of the epochs, the last ones, whose weights are averaged evenly, which is
             validated and kept in their place (Izmailov et al. 2018 took 0.25, at a learning rate
             that does not fall to 0: schedule `constant`); 0: no.
+        snapshots: Number of cosine cycles of equal length (give or take an epoch), each from the peak
+            learning rate down to 0; every cycle's best epoch becomes a member (Huang et al. 2017,
+            who took 5 or 6 and each cycle's last epoch); 1: one cycle, one member.
+        distill: What it learns from another member; None: nothing.
         precision: Of matrix products and convolutions in training; weights, sums and predictions
             stay in `fp32`. `auto` takes `bf16` (Kalamkar et al. 2019: no loss scaling is needed) on
             GPUs that have it, and on CPUs with AVX-512-BF16 or AMX for networks of at least a
@@ -209,7 +291,10 @@ class FineTune:
 
     epochs: int = 10
     batch_size: int = 64
-    train: Literal["full", "head", "head_then_full", "gradual"] = "full"
+    train: Literal[
+        "full", "head", "probe", "head_then_full", "probe_then_full", "gradual", "lora"
+    ] = "full"
+    lora: Lora | None = None
     head_epochs: int | None = None
     layer_decay: float = 1.0
     label_smoothing: float = 0.0
@@ -220,6 +305,8 @@ class FineTune:
     stop_by: str = "loss"
     ema: float = 0.0
     swa: float = 0.0
+    snapshots: int = 1
+    distill: Distill | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -229,16 +316,15 @@ class FineTune:
     def __post_init__(self) -> None:
         _check("epochs", self.epochs, self.epochs >= 1, "a whole number of at least 1")
         _check("batch_size", self.batch_size, self.batch_size >= 1, "a whole number of at least 1")
-        if self.train in ("head_then_full", "gradual"):
-            good = self.head_epochs is not None and 1 <= self.head_epochs < self.epochs
-            expected = f"a whole number above 0 and below epochs ({self.epochs})"
-            _check("head_epochs", self.head_epochs, good, f"{expected} with train: {self.train}")
-        else:
-            expected = f"null with train: {self.train}"
-            _check("head_epochs", self.head_epochs, self.head_epochs is None, expected)
+        _check_head_epochs(self)
         _check("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "a number in (0, 1]")
-        good = self.layer_decay == 1 or self.train != "head"
-        _check("layer_decay", self.layer_decay, good, "1 with train: head, which has one layer")
+        good = self.layer_decay == 1 or self.train not in ("head", "probe", "lora")
+        expected = f"1 with train: {self.train}, which has one learning rate"
+        _check("layer_decay", self.layer_decay, good, expected)
+        good = self.lora is None or self.train == "lora"
+        _check("lora", "given", good, f"null with train: {self.train}")
+        good = self.distill is None or self.train != "probe"
+        _check("distill", "given", good, "null with train: probe, which is solved for")
         _check(
             "label_smoothing",
             self.label_smoothing,
@@ -261,11 +347,63 @@ class FineTune:
         _check("swa", self.swa, 0 <= self.swa < 1, "a share in [0, 1)")
         one = not (self.ema and self.swa)
         _check("swa", self.swa, one, f"0 with ema: {self.ema}; weights are averaged in one way")
+        good = 1 <= self.snapshots <= self.epochs
+        expected = f"a whole number above 0 and at most epochs ({self.epochs})"
+        _check("snapshots", self.snapshots, good, expected)
+        if self.snapshots > 1:
+            _check_cycles(self)
+
+    @property
+    def adapters(self) -> Lora | None:
+        """The adapters that are trained; None: there are none."""
+        return (self.lora or Lora()) if self.train == "lora" else None
+
+    @property
+    def solves_head(self) -> bool:
+        """True if the head is solved for, before or instead of any epoch."""
+        return self.train in ("probe", "probe_then_full")
+
+    @property
+    def reads_features(self) -> bool:
+        """True if the head alone is solved for, or trained at first, on images as they are."""
+        begins_with_head = self.train in ("head", "head_then_full", "gradual")
+        return self.solves_head or (begins_with_head and self.augmentation.is_off)
+
+    @property
+    def keeps_backbone(self) -> bool:
+        """True if nothing but the head is ever trained."""
+        return self.train in ("head", "probe")
 
     def scheduled_epochs(self, epoch: int) -> range:
         """The epochs, counted from 0, that share a run of the schedule with this one."""
+        if self.snapshots > 1:
+            edges = [self.epochs * cycle // self.snapshots for cycle in range(self.snapshots + 1)]
+            cycle = bisect.bisect_right(edges, epoch)
+            return range(edges[cycle - 1], edges[cycle])
         first = (self.head_epochs or 0) if self.train == "head_then_full" else 0
         return range(first) if epoch < first else range(first, self.epochs)
+
+
+def _check_head_epochs(settings: FineTune) -> None:
+    """Refuse head epochs that are none, or where there are none."""
+    train, num = settings.train, settings.head_epochs
+    if train in ("head_then_full", "gradual"):
+        good = num is not None and 1 <= num < settings.epochs
+        expected = f"a whole number above 0 and below epochs ({settings.epochs})"
+        _check("head_epochs", num, good, f"{expected} with train: {train}")
+    else:
+        _check("head_epochs", num, num is None, f"null with train: {train}")
+
+
+def _check_cycles(settings: FineTune) -> None:
+    """Refuse what has no meaning with more than one snapshot."""
+    for name, value, good, expected in (
+        ("schedule.name", settings.schedule.name, settings.schedule.name == "cosine", "cosine"),
+        ("train", settings.train, settings.head_epochs is None, "full, head or lora"),
+        ("patience", settings.patience, settings.patience is None, "null"),
+        ("swa", settings.swa, settings.swa == 0, "0"),
+    ):
+        _check(name, value, good, f"{expected} with snapshots: {settings.snapshots}")
 
 
 def _half_cosine(start: float, end: float, angle: float) -> float:

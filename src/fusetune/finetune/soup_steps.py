@@ -14,9 +14,11 @@ import numpy as np
 from fusetune.data.inputs import PixelImages
 from fusetune.data.prepare import Prepared, load_prepared
 from fusetune.errors import WeightsError, counted
-from fusetune.finetune.batches import CACHE_BYTES, PixelStore
+from fusetune.finetune.batches import CACHE_BYTES, PixelStore, is_fitted
 from fusetune.finetune.engine import Engine, Report, Split
 from fusetune.finetune.objective import Objective
+from fusetune.finetune.pixel_cache import with_pixels
+from fusetune.finetune.snapshots import WEIGHTS
 from fusetune.finetune.soup_entry import SoupOf
 from fusetune.finetune.steps import member_with
 from fusetune.fuse.soup import Candidate, State
@@ -39,6 +41,7 @@ class SoupPlan:
         soup: The method, and its members' names.
         sources: Where each member's model came from, in their order.
         folders: What each member's fine-tuning wrote, in their order.
+        weights: Each member's weights there, in their order.
         start_seed: Of what was new when they started.
         objective: Turns outputs into predictions, and gives the loss.
         metric: What the user is judged by.
@@ -47,6 +50,7 @@ class SoupPlan:
     soup: SoupOf
     sources: tuple[Source, ...]
     folders: tuple[Path, ...]
+    weights: tuple[Path, ...]
     start_seed: int
     objective: Objective[Any]
     metric: Metric[Any]
@@ -64,11 +68,11 @@ def soup_members(folder: Path, source: Source, data: Path, plan: SoupPlan, repor
     prepared = load_prepared(data)
     names, abouts = plan.soup.of, [_about(made) for made in plan.folders]
     _check_preprocessing(names, abouts)
-    weights = [made / "weights.safetensors" for made in plan.folders]
-    member = member_with(source, prepared.classes, weights[0])
+    member = member_with(source, prepared.classes, plan.weights[0])
     engine = find(Engine, member.engine)()
+    prepared = with_pixels(prepared, member.preprocess, data, report).prepared
     states = {}
-    for name, path in zip(names, weights, strict=True):
+    for name, path in zip(names, plan.weights, strict=True):
         engine.load(member, path)
         states[name] = engine.state(member)
     start = _start(plan, abouts, prepared.classes)
@@ -76,7 +80,7 @@ def soup_members(folder: Path, source: Source, data: Path, plan: SoupPlan, repor
     kitchen = Kitchen(member, prepared, plan, report, statistics, states, start.state)
     souped = make_soup(plan.soup.method, states, kitchen, start=start, statistics=statistics)
     engine.set_state(member, souped.state)
-    engine.save(member, folder / "weights.safetensors")
+    engine.save(member, folder / WEIGHTS)
     about = {"head": abouts[0]["head"], "head_kept": abouts[0]["head_kept"]}
     notes = notes_of(plan, souped, start, kitchen)
     write_json(
@@ -84,7 +88,7 @@ def soup_members(folder: Path, source: Source, data: Path, plan: SoupPlan, repor
     )
     record = {
         **record_of(plan, souped, start, kitchen),
-        "seconds": time.perf_counter() - before + sum(map(_seconds, plan.folders)),
+        "seconds": time.perf_counter() - before + sum(map(_seconds, set(plan.folders))),
     }
     write_json(folder / "soup.json", record)
 
@@ -152,7 +156,8 @@ class Kitchen:
         """A role's rows; decoded and fitted once where memory allows, since every trial sees them."""
         rows, preprocess = self.prepared.rows(role), self.member.preprocess
         images = self.prepared.images.take(rows)
-        if len(rows) * preprocess.size**2 * 3 <= CACHE_BYTES:
+        is_small = len(rows) * preprocess.size**2 * 3 <= CACHE_BYTES
+        if is_small and not is_fitted(images, preprocess.size):
             images = PixelImages(PixelStore(images, preprocess).batch(np.arange(len(rows))))
         return Split(images, self.prepared.targets(role))
 

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 from fusetune.errors import MemberFailed
 from fusetune.finetune.engine import Budget
+from fusetune.finetune.settings import FineTune
 
-__all__ = ["Stopwatch", "diverged"]
+__all__ = ["Stopwatch", "diverged", "goes_on"]
 
 FORWARD = 0.5
 """Seconds per predicted row by those per trained row, at most: a step is a forward pass and a
@@ -56,6 +57,10 @@ class Stopwatch:
         yield
         self._predict_s_per_row = (time.perf_counter() - before) / self._validation_rows
 
+    def forget_validating(self) -> None:
+        """What was measured is not what predicting will take: the backbone did not run."""
+        self._predict_s_per_row = None
+
     def notes(self, epochs: int, best_epoch: int) -> tuple[str, ...]:
         """What the user has to know if the budget stopped it."""
         if self.stopped is None:
@@ -64,6 +69,21 @@ class Stopwatch:
             f"the time limit stopped fine-tuning in epoch {self.stopped[0] + 1} of {epochs}; the "
             f"weights of epoch {best_epoch} were kept, and a run without a limit goes on from there",
         )
+
+
+def goes_on(settings: FineTune, num_epochs: int, epoch: int, best_epoch: int) -> bool:
+    """False after the last epoch, or if early stopping says so; epochs of the head alone do not count.
+
+    Args:
+        settings: Of the run.
+        num_epochs: Of the run, at most.
+        epoch: Finished epochs.
+        best_epoch: The best one of them, from 1.
+    """
+    if settings.patience is None:
+        return epoch < num_epochs
+    waited = epoch - max(best_epoch, settings.head_epochs or 0)
+    return epoch < num_epochs and waited < settings.patience
 
 
 def diverged(which: str, epoch: int) -> MemberFailed:

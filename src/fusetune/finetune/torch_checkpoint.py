@@ -7,6 +7,7 @@ It ends with a checksum: `torch.load` itself takes a changed byte for a weight.
 import hashlib
 import io
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from fusetune.atomic import replacing
 
-__all__ = ["State", "Stateful", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Checkpoints", "State", "Stateful", "read_checkpoint", "write_checkpoint"]
 
+SAVING_SHARE = 0.05  # of the time, at most, for checkpoints at the ends of epochs
 DIGEST_BYTES = 32  # SHA-256, at the end, where readers of zip files pass over it
 
 
@@ -28,6 +30,7 @@ class State:
 
     precision: str
     parts: int = 1
+    range_test: dict[str, Any] = field(default_factory=dict)
     epoch: int = 0
     step: int = 0
     loss_sum: float = 0.0
@@ -38,6 +41,29 @@ class State:
     best: tuple[float, float] = (-math.inf, -math.inf)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     epochs: list[dict[str, float]] = field(default_factory=list)
+    snapshots: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def kept(self) -> tuple[int, dict[str, Tensor]]:
+        """The best epoch and its weights; with cycles, of the last one that has ended."""
+        if not self.snapshots:
+            return self.best_epoch, self.best_weights
+        last = self.snapshots[-1]
+        return last["about"]["best_epoch"], last["weights"]
+
+    def end_cycle(self, epochs: range) -> None:
+        """Put the best epoch's weights among the snapshots, and look for the next one.
+
+        Args:
+            epochs: Of the cycle, counted from 0.
+        """
+        about = {
+            "first_epoch": epochs.start + 1,
+            "last_epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+        }
+        self.snapshots.append({"about": about, "weights": self.best_weights})
+        self.best, self.best_weights = (-math.inf, -math.inf), {}
 
 
 class Stateful(Protocol):
@@ -48,6 +74,29 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> object:
         """Go on from a state."""
+
+
+class Checkpoints:
+    """Writes checkpoints, and knows whether one at the end of an epoch pays.
+
+    Attributes:
+        last: When one was written, or training began, by `time.perf_counter()`.
+    """
+
+    def __init__(self) -> None:
+        self.last, self._seconds = time.perf_counter(), 0.0
+
+    @property
+    def pays(self) -> bool:
+        """False where epochs pass faster than a checkpoint is written."""
+        return time.perf_counter() - self.last > self._seconds / SAVING_SHARE
+
+    def write(self, path: Path, state: State, parts: Mapping[str, Stateful]) -> None:
+        """Write the state and that of every part, by name."""
+        before = time.perf_counter()
+        write_checkpoint(path, state, parts)
+        self.last = time.perf_counter()
+        self._seconds = self.last - before
 
 
 def write_checkpoint(path: Path, state: State, parts: Mapping[str, Stateful]) -> None:

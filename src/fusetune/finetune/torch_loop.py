@@ -10,24 +10,26 @@ Shapes: B rows of a batch, H height, W width, 3 RGB channels.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fusetune.finetune.batches import PixelStore, epoch_order, in_batches
+from fusetune.finetune.batches import epoch_order, in_batches
 from fusetune.finetune.engine import History, Plan, Report, Split
+from fusetune.finetune.lr_range import RangeTest
 from fusetune.finetune.randomness import Keys, mixed_seed, row_keys
-from fusetune.finetune.stopping import Stopwatch, diverged
+from fusetune.finetune.stopping import Stopwatch, diverged, goes_on
 from fusetune.finetune.torch_augment import augmented, epoch_draws, mixed, partners
 from fusetune.finetune.torch_averages import Averages
-from fusetune.finetune.torch_checkpoint import State, Stateful, read_checkpoint, write_checkpoint
+from fusetune.finetune.torch_checkpoint import Checkpoints, State, Stateful, read_checkpoint
 from fusetune.finetune.torch_convolutions import one_position_products
+from fusetune.finetune.torch_distill import Lessons
 from fusetune.finetune.torch_graphs import StepGraphs
-from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
+from fusetune.finetune.torch_lora import put_adapters
+from fusetune.finetune.torch_lr_range import find_rate
 from fusetune.finetune.torch_memory import (
     freed_memory_kept,
     is_out_of_memory,
@@ -38,17 +40,20 @@ from fusetune.finetune.torch_optimizer import (
     LearningRates,
     begin_momentum,
     build_optimizer,
+    num_trained,
     parameter_groups,
     set_trained,
 )
 from fusetune.finetune.torch_precision import autocast, chosen_precision, memory_format
+from fusetune.finetune.torch_progress import progress
+from fusetune.finetune.torch_random import seed_dropout
+from fusetune.finetune.torch_trainees import Trainees
 from fusetune.members.member import Member
 from fusetune.predictions.kinds import Array
 
 __all__ = ["Training"]
 
 CHECKPOINT_SECONDS = 60.0  # within an epoch
-SAVING_SHARE = 0.05  # of the time, at most, for checkpoints at the ends of epochs
 REPORT_SECONDS = 0.2
 
 
@@ -60,11 +65,9 @@ class Training:
     ) -> None:
         self.member, self.objective, self.device = member, plan.objective, device
         self.settings, self.seed = plan.settings, plan.seed
+        self.num_epochs, self.keeps_last = plan.num_epochs, plan.only_epochs is not None
         self.stopwatch = Stopwatch(plan.budget, len(splits[1].ids))
         self.keys: Keys = row_keys(splits[0].ids)
-        self.train, self.validation = (
-            Feed(PixelStore(split.images, member.preprocess), device) for split in splits
-        )
         train_targets, self.validation_targets = (
             self.objective.collate(split.targets, np.arange(len(split.ids))) for split in splits
         )
@@ -72,14 +75,18 @@ class Training:
         self.strata = self.objective.strata(train_targets, plan.settings)
         weights = self.objective.class_weights(train_targets, len(member.classes), plan.settings)
         self.class_weights = None if weights is None else torch.from_numpy(weights).to(device)
+        lora = plan.settings.adapters
+        self.adapters = lora and put_adapters(member, lora, mixed_seed(plan.seed, "adapters"))
+        self.lessons = Lessons(plan, len(self.keys), device)
         self.model: nn.Module = member.model.to(device)
         if device.type == "cuda":  # on CPUs the fused optimizers would copy such weights
             self.model.to(memory_format=memory_format(device))
+        self.trainees = Trainees(member, splits, device)
         groups = parameter_groups(member, plan.settings)
         self.optimizer = build_optimizer(groups, plan.settings.optimizer, device)
         self.averages = Averages(self.model, plan.settings)
         self.state = State(precision=chosen_precision(plan.settings, self.model, device))
-        self.save_seconds, self.last_save = 0.0, time.perf_counter()
+        self.checkpoints = Checkpoints()
 
     def run(self, work: Path, report: Report) -> History:
         """Train to the end; the member keeps the best epoch's weights."""
@@ -94,40 +101,61 @@ class Training:
             one_position_products(self.model),
         ):
             self.prepare(stream)
-            while self.state.epoch < self.settings.epochs and not self.out_of_patience():
+            find_rate(self)
+            while goes_on(self.settings, self.num_epochs, self.state.epoch, self.state.best_epoch):
                 self.train_epoch(checkpoint, report)
                 if self.stopwatch.stopped is None:
                     self.end_epoch(report)
-                    self.save_if_due(checkpoint)
+                    if self.checkpoints.pays:
+                        self.save(checkpoint)
                     continue
                 self.save(checkpoint)  # as it is: a run that has the time goes on from here
-                if not self.state.best_weights:
+                if not (self.state.best_weights or self.state.snapshots):
                     self.end_epoch(report)
                 break
-        self.model.to(memory_format=torch.contiguous_format)
-        self.member.model.load_state_dict(self.state.best_weights)
+        return self.conclude()
+
+    def conclude(self) -> History:
+        """Put the weights that were kept into the member."""
         state = self.state
+        if self.adapters:
+            self.adapters.remove()
+        self.model.to(memory_format=torch.contiguous_format)
+        if self.settings.snapshots > 1 and not state.snapshots:  # the first cycle was cut short
+            state.end_cycle(range(self.settings.epochs))
+        best_epoch, weights = state.kept
+        self.member.model.load_state_dict(weights)
         return History(
             tuple(state.epochs),
-            state.best_epoch,
+            best_epoch,
             state.seconds,
             state.precision,
-            (*self.notes(), *self.stopwatch.notes(self.settings.epochs, state.best_epoch)),
+            (*self.notes(), *self.stopwatch.notes(self.num_epochs, best_epoch)),
             self.stopwatch.stopped,
+            num_trained(self.optimizer),
+            RangeTest(**state.range_test) if state.range_test else None,
+            tuple(snapshot["about"] for snapshot in state.snapshots),
         )
 
     def notes(self) -> tuple[str, ...]:
         """What the user may want to know of how it went."""
         parts = self.state.parts
         note = f"memory was short: gradients of a batch were added up over {parts} parts, each normalized by itself"
-        return (*self.recorded.notes, *([note] if parts > 1 else []))
+        adapted = self.adapters.notes if self.adapters else ()
+        tested = RangeTest(**self.state.range_test).notes if self.state.range_test else ()
+        return (
+            *adapted,
+            *tested,
+            *self.lessons.notes,
+            *self.recorded.notes,
+            *([note] if parts > 1 else []),
+        )
 
     def prepare(self, stream: "torch.cuda.Stream | None") -> None:
         """Put on the device what every step reads; a recorded step finds it where it was."""
         if stream is not None:
             stream.wait_stream(torch.cuda.default_stream(self.device))
-        layout = memory_format(self.device)
-        self.model_input = ModelInput(self.member.preprocess, self.device, layout)
+        self.trainee = self.trainees.of(self.settings, self.state.epoch)
         self.compiled = torch.compile(self.model, dynamic=False) if self.settings.compile else None
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         self.loss_sum = torch.zeros((), dtype=exact, device=self.device)
@@ -146,41 +174,44 @@ class Training:
         last_report = time.perf_counter()
         order = epoch_order(self.keys, self.strata, seed=self.seed, epoch=state.epoch)
         batches = in_batches(order, settings.batch_size)
-        if set_trained(self.member, settings, state.epoch):
+        before, self.trainee = self.trainee, self.trainees.of(settings, state.epoch)
+        if set_trained(self.member, settings, state.epoch) or before is not self.trainee:
             self.record_anew()
+            self.stopwatch.forget_validating()
         if settings.head_epochs:
             begin_momentum(self.optimizer)
         self.draws.copy_(self.epoch_draws(state.epoch))
         self.loss_sum.fill_(state.loss_sum)
-        for step in self.steps(batches):
+        for step in self.steps(batches, self.before_step):
             self.averages.after_step()
             state.rows += len(batches[step])
             state.step = step + 1
             now = time.perf_counter()
-            save_due = now - self.last_save > CHECKPOINT_SECONDS
+            save_due = now - self.checkpoints.last > CHECKPOINT_SECONDS
             if save_due or now - last_report > REPORT_SECONDS or state.step == len(batches):
                 self.check_finite()  # waits for the device
                 state.epoch_seconds += time.perf_counter() - last_report
-                report(self.progress(len(batches)))
+                report(progress(state, self.num_epochs, len(self.keys), len(batches)))
                 if save_due:
                     self.save(checkpoint)
                 last_report = time.perf_counter()
                 if self.stopwatch.is_over(state.epoch, state.step, state.rows, state.epoch_seconds):
                     return
 
-    def steps(self, batches: list[Array]) -> Iterator[int]:
+    def steps(self, batches: list[Array], before_step: Callable[[int, int], None]) -> Iterator[int]:
         """Do one step of the optimizer after the other, and say which was done."""
         state, todo = self.state, range(self.state.step, len(batches))
-        if self.train.resident is not None:
+        if self.trainee.train.resident is not None:
             order = torch.from_numpy(np.concatenate(batches)).to(self.device)
             rows = order.split([len(batch) for batch in batches])
             for step in todo:
-                self.before_step(step, len(batches))
+                before_step(step, len(batches))
                 self.step_within_memory(rows[step], None)
                 yield step
             return
-        for step, pixels in zip(todo, self.train.batches(batches[state.step :]), strict=True):
-            self.before_step(step, len(batches))
+        pixels_of = self.trainee.train.batches(batches[state.step :])
+        for step, pixels in zip(todo, pixels_of, strict=True):
+            before_step(step, len(batches))
             rows_on_device = torch.from_numpy(batches[step]).to(self.device)
             self.step_within_memory(rows_on_device, pixels)
             yield step
@@ -190,14 +221,9 @@ class Training:
         scheduled = self.settings.scheduled_epochs(self.state.epoch)
         epoch, num_epochs = self.state.epoch - scheduled.start, len(scheduled)
         progress = epoch / num_epochs + step / (num_steps * num_epochs)
-        rate = self.settings.optimizer.peak_lr * self.settings.schedule.factor(progress)
-        self.rates.set(rate)
-        seed = mixed_seed(self.seed, "dropout", self.state.epoch, step)
-        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` asks for every device
-        if self.device.type == "cuda":
-            torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)
-        elif self.device.type != "cpu":
-            torch.manual_seed(seed)
+        peak = self.state.range_test.get("lr", self.settings.optimizer.peak_lr)
+        self.rates.set(peak * self.settings.schedule.factor(progress))
+        seed_dropout(mixed_seed(self.seed, "dropout", self.state.epoch, step), self.device)
 
     def step_within_memory(self, rows: Tensor, pixels: Tensor | None) -> None:
         """One step; in smaller parts from now on if memory does not suffice."""
@@ -223,13 +249,13 @@ class Training:
 
     def record_anew(self) -> None:
         """Forget recorded steps, which hold their own memory."""
-        resident = self.train.resident is not None
+        resident = self.trainee.train.resident is not None
         self.recorded = StepGraphs(self.resident_step, self.stream if resident else None)
 
     def resident_step(self, rows: Tensor) -> None:
         """One step on rows of pixels that are on the device already."""
-        assert self.train.resident is not None
-        self.train_step(self.train.resident[rows], rows)
+        assert self.trainee.train.resident is not None
+        self.train_step(self.trainee.train.resident[rows], rows)
 
     def train_step(self, pixels: Tensor, rows: Tensor) -> None:
         """One step of the optimizer; the device adds up the loss, and nobody waits for it."""
@@ -242,21 +268,23 @@ class Training:
             targets = self.objective.mixed(targets, partners(targets), shares, num_classes)
         self.optimizer.zero_grad()
         parts = self.num_parts(rows)
-        pieces = zip(pixels.tensor_split(parts), targets.tensor_split(parts), strict=True)
-        losses = [self.backward(*piece, len(rows)) for piece in pieces]
+        batch = pixels, targets, self.lessons.of(rows, shares)
+        pieces = zip(*(part.tensor_split(parts) for part in batch), strict=True)
+        losses = [self.backward(p, t, s, len(rows)) for p, t, s in pieces]
         if settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         self.optimizer.step()
         self.loss_sum += torch.stack(losses).sum()
 
-    def backward(self, pixels: Tensor, targets: Tensor, num_rows: int) -> Tensor:
+    def backward(self, pixels: Tensor, targets: Tensor, soft: Tensor, num_rows: int) -> Tensor:
         """Add to the gradients of a batch's mean loss what some of its rows give; their loss' sum."""
         # An epoch's last batch is not worth a translation of its own.
-        compiled = self.compiled if num_rows == self.settings.batch_size else None
-        model = self.model if compiled is None else compiled
+        whole = self.trainee.model is self.model and num_rows == self.settings.batch_size
+        model = self.compiled if whole and self.compiled is not None else self.trainee.model
         with autocast(self.state.precision, self.device):
-            outputs = model(self.model_input(pixels))
+            outputs = model(self.trainee.model_input(pixels))
         loss = self.objective.loss(outputs, targets, self.settings, self.class_weights)
+        loss = self.lessons.blended(loss, outputs, soft)
         (loss * (len(pixels) / num_rows)).backward()
         return loss.detach().to(self.loss_sum.dtype) * len(pixels)
 
@@ -265,17 +293,18 @@ class Training:
         self.averages.after_epoch(self.state.epoch)
         with self.averages.in_place_of_weights():
             record = self.judge()
-        report(
-            {"phase": "finetune", "epochs": self.settings.epochs, "end_of_epoch": True, **record}
-        )
+        report({"phase": "finetune", "epochs": self.num_epochs, "end_of_epoch": True, **record})
         if not self.state.best_weights:
             raise diverged("validation", self.state.epoch)
+        cycle = self.settings.scheduled_epochs(self.state.epoch - 1)
+        if self.settings.snapshots > 1 and self.state.epoch == cycle.stop:
+            self.state.end_cycle(cycle)
 
     def judge(self) -> dict[str, float]:
         """Score the validation rows, and keep the weights if they are the best."""
         state = self.state
         with self.stopwatch.validating():
-            outputs = model_outputs(self.model, self.validation, self.model_input, state.precision)
+            outputs = self.trainee.validation_outputs(state.precision)
         figures = self.objective.scores(outputs, self.validation_targets)
         state.epoch += 1
         state.seconds += state.epoch_seconds
@@ -289,40 +318,14 @@ class Training:
         state.epochs.append(record)
         lower_loss, by = -figures["loss"], self.settings.stop_by
         goodness = (lower_loss if by == "loss" else figures[by], lower_loss)
-        if math.isfinite(lower_loss) and goodness > state.best:
+        if math.isfinite(lower_loss) and (self.keeps_last or goodness > state.best):
             state.best, state.best_epoch = goodness, state.epoch
-            weights = self.member.model.state_dict()
+            weights = (self.adapters.merged if self.adapters else self.model.state_dict)()
             state.best_weights = {
                 name: value.detach().cpu().clone() for name, value in weights.items()
             }
         state.step, state.loss_sum, state.rows, state.epoch_seconds = 0, 0.0, 0, 0.0
         return record
-
-    def out_of_patience(self) -> bool:
-        """True if early stopping says so; epochs of the head alone do not count."""
-        patience, since = self.settings.patience, self.settings.head_epochs or 0
-        return (
-            patience is not None
-            and self.state.epoch - max(self.state.best_epoch, since) >= patience
-        )
-
-    def progress(self, steps: int) -> dict[str, Any]:
-        """The event that a progress bar is drawn from."""
-        state, settings = self.state, self.settings
-        rate = state.rows / max(state.epoch_seconds, 1e-9)
-        left = (settings.epochs - state.epoch) * len(self.keys) - state.rows
-        accuracy = state.epochs[-1].get("validation_accuracy") if state.epochs else None
-        return {
-            "phase": "finetune",
-            "epoch": state.epoch + 1,
-            "epochs": settings.epochs,
-            "done": (state.epoch + state.step / steps) / settings.epochs,
-            "loss": state.loss_sum / state.rows,
-            **({"parts": state.parts} if state.parts > 1 else {}),
-            "validation_accuracy": accuracy,
-            "images_per_second": rate,
-            "seconds_left": left / rate,
-        }
 
     def check_finite(self) -> None:
         """Read the sum of losses; stop a diverged run before it wastes more time."""
@@ -330,17 +333,9 @@ class Training:
         if not math.isfinite(self.state.loss_sum):
             raise diverged("training", self.state.epoch + 1)
 
-    def save_if_due(self, path: Path) -> None:
-        """Write a checkpoint at the end of an epoch, unless epochs pass faster than it is written."""
-        if time.perf_counter() - self.last_save > self.save_seconds / SAVING_SHARE:
-            self.save(path)
-
     def save(self, path: Path) -> None:
         """Write a checkpoint atomically."""
-        before = time.perf_counter()
-        write_checkpoint(path, self.state, self.stateful())
-        self.last_save = time.perf_counter()
-        self.save_seconds = self.last_save - before
+        self.checkpoints.write(path, self.state, self.stateful())
 
     def restore(self, path: Path, report: Report) -> None:
         """Go on from a checkpoint, if there is one and it is whole."""

@@ -9,22 +9,32 @@ from torch import Tensor
 
 from fusetune.finetune.settings import FineTune, Optimizer
 from fusetune.finetune.torch_layers import depths, in_head
+from fusetune.finetune.torch_lora import set_adapter_modes
 from fusetune.members.member import Member
 
-__all__ = ["LearningRates", "begin_momentum", "build_optimizer", "parameter_groups", "set_trained"]
+__all__ = [
+    "LearningRates",
+    "begin_momentum",
+    "build_optimizer",
+    "num_trained",
+    "parameter_groups",
+    "set_trained",
+    "trains_head_alone",
+]
 
 
 def parameter_groups(member: Member, settings: FineTune) -> list[dict[str, Any]]:
     """Parameters that are ever trained, those of the highest learning rate first.
 
-    Matrices and kernels have weight decay, biases and norms have none. `lr_scale` is a group's
+    With `train: lora` these are the ones that putting on the adapters has left thawed. Matrices and kernels have weight decay, biases and norms have none. `lr_scale` is a group's
     factor of the learning rate.
     """
     depth_of = depths(member)
     head = max(depth_of.values())
     groups: dict[tuple[float, bool], list[Tensor]] = defaultdict(list)
     for name, parameter in member.model.named_parameters():
-        if settings.train != "head" or in_head(name, member.head):
+        frozen = settings.train == "lora" and not parameter.requires_grad
+        if not frozen and (settings.train != "head" or in_head(name, member.head)):
             scale = settings.layer_decay ** (head - depth_of[name])
             groups[-scale, parameter.ndim <= 1].append(parameter)
     decay = settings.optimizer.weight_decay
@@ -56,6 +66,11 @@ def build_optimizer(
     )
 
 
+def num_trained(optimizer: torch.optim.Optimizer) -> int:
+    """Number of weights that are ever trained."""
+    return sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+
+
 def set_trained(member: Member, settings: FineTune, epoch: int) -> bool:
     """Thaw what is trained in an epoch, in training mode, and freeze the rest, in evaluation mode.
 
@@ -64,6 +79,9 @@ def set_trained(member: Member, settings: FineTune, epoch: int) -> bool:
     Returns:
         True if anything was frozen that is trained now, or the other way around.
     """
+    if settings.train == "lora":  # what is trained was settled when the adapters were put on
+        set_adapter_modes(member)
+        return False
     model, depth_of = member.model, depths(member)
     head = max(depth_of.values())
     first, changed = first_trained(settings, epoch, head), False
@@ -87,6 +105,12 @@ def first_trained(settings: FineTune, epoch: int, head: int) -> int:
         return 0
     joined = head * epoch // settings.head_epochs if settings.train == "gradual" else 0
     return head - joined
+
+
+def trains_head_alone(member: Member, settings: FineTune, epoch: int) -> bool:
+    """True if all but the head is frozen in an epoch, counted from 0."""
+    head = max(depths(member).values())
+    return first_trained(settings, epoch, head) == head
 
 
 class LearningRates:

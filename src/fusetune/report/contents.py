@@ -32,6 +32,8 @@ from fusetune.task import Task
 __all__ = ["Calibration", "Contents", "Contributions", "Epoch", "Pairs", "Predictor", "gather"]
 
 THUMBNAILS = Path("images/test/thumbnails.npz")
+FOLD = ", fold "
+"""Stands between a member's name and the number of its fold in the name of a learning curve."""
 MEASURES = ("agreement", "disagreement", "double_fault", "q_statistic", "error_correlation")
 ROWS: Mapping[type[Kind], str] = {Probabilities: "test", Marginals: "labels", Values: "numbers"}
 
@@ -54,7 +56,7 @@ class Predictor:
         blend: Of a fusion of fusions: candidate → weight.
         runs: Of a fusion: the members that have to run for it.
         notes: What the user should know of the member's loading.
-        best_epoch: The epoch whose weights were kept.
+        best_epoch: The epoch whose weights were kept; several of a folded member.
     """
 
     name: str
@@ -70,7 +72,7 @@ class Predictor:
     blend: Mapping[str, float] | None = None
     runs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    best_epoch: int | None = None
+    best_epoch: int | Sequence[int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,12 +144,14 @@ class Contents:
         task: Name of the task.
         metric: Name of the metric that the user is judged by.
         rows: Role → number of rows.
+        folds: How many folds the holdout rows were predicted out of; 0: they were set aside.
         members: In the recipe's order, failed ones included.
         fusions: In the recipe's order.
         chosen: Name of the chosen predictor.
         best_member: Name of the member that looked best on the holdout.
         verdict: None where nothing could be compared.
         curves: Member → its epochs.
+        range_tests: Member → `rates`, `losses`, `lr` and `fell` of its learning-rate range test.
         judged: What the judged rows are: `test`, `cross_fitted` or `in_sample`; see `Comparison`.
         advice: What to do with these members, in sentences.
         diversity: Measure → its values for pairs of members.
@@ -169,12 +173,14 @@ class Contents:
     task: str
     metric: str
     rows: Mapping[str, int] = field(default_factory=dict)
+    folds: int = 0
     members: tuple[Predictor, ...] = ()
     fusions: tuple[Predictor, ...] = ()
     chosen: str = ""
     best_member: str = ""
     verdict: Verdict | None = None
     curves: Mapping[str, tuple[Epoch, ...]] = field(default_factory=dict)
+    range_tests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     judged: Judged = "test"
     advice: tuple[str, ...] = ()
     diversity: Mapping[str, Pairs] = field(default_factory=dict)
@@ -201,6 +207,15 @@ class Contents:
         """What the judged rows are called: only rows that fitted nothing are test rows."""
         return "test rows" if self.judged == "test" else "rows"
 
+    def kept_epoch(self, curve: str) -> int | None:
+        """The epoch whose weights were kept, of a curve of a member or of one of its folds."""
+        if (member := self.predictor(curve)) is not None:
+            return member.best_epoch if isinstance(member.best_epoch, int) else None
+        name, _, fold = curve.rpartition(FOLD)
+        member = self.predictor(name)
+        found = member.best_epoch if member is not None else None
+        return found[int(fold) - 1] if isinstance(found, Sequence) else None
+
     def predictor(self, name: str) -> Predictor | None:
         """The member or fusion of that name."""
         return next((one for one in self.predictors if one.name == name), None)
@@ -225,6 +240,7 @@ def gather(run_folder: Path | str) -> Contents:
         task=results.get("task", ""),
         metric=results["metric"],
         rows=results.get("rows", {}),
+        folds=(results.get("folds") or {}).get("number", 0),
         members=members,
         fusions=tuple(_fusion(entry, members) for entry in results.get("fusions", [])),
         chosen=results.get("chosen") or "",
@@ -235,6 +251,7 @@ def gather(run_folder: Path | str) -> Contents:
             for name, lines in (results.get("learning_curves") or {}).items()
             if lines
         },
+        range_tests=results.get("range_tests") or {},
         judged=results.get("judged", "test"),
         advice=tuple(results.get("advice") or ()),
         diversity=_diversity(results),

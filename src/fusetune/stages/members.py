@@ -6,29 +6,48 @@ Each turns named inputs into one artifact, and is skipped where that artifact is
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from fusetune.data.prepare import Prepared, load_prepared
+from fusetune.data.prepare import Prepared, load_prepared, part_folder
 from fusetune.entries import MemberEntry
 from fusetune.errors import DataError, FileFailed, FusetuneError, MemberFailed, name_some
-from fusetune.evaluate.cost import Cost
-from fusetune.finetune.engine import Plan
+from fusetune.evaluate.cost import Cost, total_cost
+from fusetune.finetune.engine import Budget, Plan
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.randomness import mixed_seed
+from fusetune.finetune.snapshots import own_history
 from fusetune.finetune.soup_steps import SoupPlan
-from fusetune.finetune.steps import JUDGED_ROLES
+from fusetune.finetune.teaching import LESSON
 from fusetune.plugins import find
 from fusetune.recipe import Recipe
 from fusetune.runtime.runner import Call, Event, Runner
+from fusetune.stages.distilling import lesson_of
+from fusetune.stages.features import FITTED, JUDGED, FeaturesStage, Made, identity
+from fusetune.stages.snapshots import of_same_run, own_files
 from fusetune.stages.time_limit import TimeLimit
 from fusetune.store.artifact import JSON, Artifact, Step, canonical, file_checksum
 from fusetune.store.experiment import Experiment
 
-__all__ = ["Context", "Outcome", "check_members", "member_stage", "store_data"]
+__all__ = ["Context", "Outcome", "Part", "member_stage", "store_data"]
 
 NO_TIME = "the time limit left no time for it"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the fine-tunings of a folded member.
+
+    Args:
+        number: Of its fold, from 0; as many as there are folds: the one on all rows.
+        whole: All rows with their folds.
+        only_epochs: Of the latter: how many epochs it takes; see `Plan`.
+    """
+
+    number: int
+    whole: Prepared
+    only_epochs: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +61,7 @@ class Context:
         runner: Where members' steps run.
         listen: Takes progress events.
         limit: The time that the run has; None: as much as it takes.
+        part: Which of a folded member's fine-tunings this is the context of; None: of none.
         side_by_side: How many members are made at the same time.
     """
 
@@ -51,6 +71,7 @@ class Context:
     runner: Runner
     listen: Callable[[Event], None]
     limit: TimeLimit | None = None
+    part: Part | None = None
     side_by_side: int = 1
 
     def step(self, name: str, inputs: JSON, version: int = 1) -> Step:
@@ -61,14 +82,39 @@ class Context:
         """What members are fine-tuned for, fitted to the train rows."""
         assert self.recipe.task.objective is not None  # load_recipe refuses such tasks
         objective = find(Objective, self.recipe.task.objective)()
-        return objective.fitted(self.prepared.targets("train"))
+        prepared, folds = self.prepared, self.prepared.folds
+        # What is no single fold's is for all rows, and so is what is checked before any work.
+        fitting = prepared if folds is None else prepared.part(len(folds))
+        return objective.fitted(fitting.targets("train"))
+
+    def of_part(
+        self, entry: MemberEntry, number: int, only_epochs: int | None = None
+    ) -> tuple["Context", MemberEntry]:
+        """One fine-tuning of a folded member as an ordinary one, of a member of its own.
+
+        Args:
+            entry: The folded member.
+            number: Of the fold, from 0; as many as there are folds: of the one on all rows.
+            only_epochs: How many epochs the latter takes.
+        """
+        assert self.prepared.folds is not None
+        whole = number == len(self.prepared.folds)
+        called = f"{entry.name}-{'refit' if whole else f'fold{number + 1}'}"
+        part = Part(number, self.prepared, only_epochs)
+        prepared = self.prepared.part(number)
+        return replace(self, prepared=prepared, part=part), replace(entry, name=called)
 
     def data_step(self) -> Step:
         """The step that stores the rows."""
         return self.step("data", {"rows": self.prepared.fingerprint()})
 
-    def finetune_step(self, entry: MemberEntry) -> Step:
-        """The step that fine-tunes a member, or keeps it as it is."""
+    def finetune_step(self, entry: MemberEntry, lesson: str | None = None) -> Step:
+        """The step that fine-tunes a member, or keeps it as it is.
+
+        Args:
+            entry: The member.
+            lesson: Checksum of what its teacher says of the train rows; None: it has no teacher.
+        """
         inputs = {
             "rows": self.prepared.fingerprint(),
             "source": canonical(entry.source),
@@ -78,7 +124,10 @@ class Context:
             "seed": self.recipe.seed,
         }
         shared = {"start": "shared"} if entry.in_soup else {}
-        return self.step(f"finetune-{entry.name}", {**inputs, **shared})
+        taught = {} if lesson is None else {"lesson": lesson}
+        more = {} if self.only_epochs is None else {"epochs": self.only_epochs}
+        more |= identity(self, entry, FITTED)
+        return self.step(f"finetune-{entry.run}", {**inputs, **shared, **taught, **more})
 
     def soup_step(self, entry: MemberEntry, members: Sequence[Mapping[str, str]]) -> Step:
         """The step that averages members' weights; the holdout chooses what is to be chosen.
@@ -98,6 +147,20 @@ class Context:
         }
         return self.step(f"soup-{entry.name}", inputs)
 
+    def rows_in(self, data: Artifact) -> Path:
+        """Where the members' processes read the rows, with the roles that they have here."""
+        return data.folder if self.part is None else part_folder(data.folder, self.part.number)
+
+    @property
+    def whole(self) -> Prepared:
+        """All rows with their folds, if they have any."""
+        return self.prepared if self.part is None else self.part.whole
+
+    @property
+    def only_epochs(self) -> int | None:
+        """How many epochs the one model on all rows takes; None: it is another."""
+        return None if self.part is None else self.part.only_epochs
+
     @property
     def start_seed(self) -> int:
         """The seed of what is new in every member of a soup."""
@@ -108,6 +171,7 @@ class Context:
         inputs = {
             "weights": weights,
             "rows": self.prepared.fingerprint(),
+            **identity(self, entry, FITTED, JUDGED),
         }
         return self.step(f"predict-{entry.name}", inputs)
 
@@ -116,7 +180,8 @@ class Context:
 class Outcome:
     """What became of one member: its artifacts, or why it failed or was not run.
 
-    A soup's step is its fine-tuning.
+    A soup's step is its fine-tuning. A folded member's fine-tunings are `folds`, and `refit` where
+    one more model is fine-tuned on all rows.
     """
 
     entry: MemberEntry
@@ -124,6 +189,19 @@ class Outcome:
     predicted: Artifact | None = None
     error: str | None = None
     not_run: bool = False
+    folds: tuple["Outcome", ...] = ()
+    refit: "Outcome | None" = None
+
+    @property
+    def parts(self) -> tuple["Outcome", ...]:
+        """Its fine-tunings: itself, unless it is folded."""
+        refit = () if self.refit is None else (self.refit,)
+        return (*self.folds, *refit) or (self,)
+
+    @property
+    def models(self) -> tuple["Outcome", ...]:
+        """Those of its fine-tunings whose weights predict new rows."""
+        return self.parts if self.refit is None else (self.refit,)
 
     @property
     def status(self) -> str:
@@ -134,7 +212,10 @@ class Outcome:
         """The content of one of its JSON files, empty if it did not come to that."""
         for artifact in (self.finetuned, self.predicted):
             if artifact is not None and name in artifact.checksums:
-                return dict(json.loads(artifact.path(name).read_text(encoding="utf-8")))
+                content = dict(json.loads(artifact.path(name).read_text(encoding="utf-8")))
+                if name == "history.json" and self.entry.snapshot is not None:
+                    return own_history(content, self.entry.snapshot.number)
+                return content
         return {}
 
     def predictions_fingerprint(self) -> str:
@@ -145,43 +226,16 @@ class Outcome:
     @property
     def cost(self) -> Cost:
         """What it costs to make and to run; a soup's making is its members' and its own."""
-        measured = self.content("cost.json")
-        made = self.content("history.json") or self.content("soup.json")
-        return Cost(
-            fit_s=made.get("seconds"),
-            predict_s_per_row=measured.get("predict_per_row"),
-            parameters=measured.get("parameters"),
+        made = [part.content("history.json") or part.content("soup.json") for part in self.parts]
+        fitted = total_cost(Cost(fit_s=entry.get("seconds")) for entry in made)
+        run = total_cost(
+            Cost(
+                predict_s_per_row=measured.get("predict_per_row"),
+                parameters=measured.get("parameters"),
+            )
+            for measured in (model.content("cost.json") for model in self.models)
         )
-
-
-def check_members(context: Context) -> dict[str, int | None]:
-    """Load every unfinished member once, so that what cannot work is said before any work.
-
-    Returns:
-        Name → bytes that fine-tuning takes, for those that are to be fine-tuned; None on a GPU.
-
-    Raises:
-        UsageError: Names the member and says what is wrong.
-        MemberFailed: A member's own code raised while it was loaded.
-    """
-    needs: dict[str, int | None] = {}
-    for entry in context.recipe.members:
-        if entry.soup is not None or context.finetune_step(entry).finished():
-            continue
-        context.listen({"phase": "check", "member": entry.name})
-        arguments = {
-            "source": entry.source,
-            "classes": context.prepared.classes,
-            "objective": context.objective(),
-            "finetune": entry.finetune,
-        }
-        waits = context.limit is not None and entry.finetune is not None
-        with context.limit.loading(entry.name) if context.limit and waits else nullcontext():
-            call = Call("fusetune.finetune.steps:check_member", arguments)
-            found = context.runner.call(call, context.listen)
-        if entry.finetune is not None:
-            needs[entry.name] = found["bytes"]
-    return needs
+        return replace(run, fit_s=fitted.fit_s)
 
 
 def store_data(context: Context) -> Artifact:
@@ -222,36 +276,28 @@ def member_stage(
     def listen(event: Event) -> None:
         context.listen({"member": entry.name, **event})
 
-    def made(step: Step, function: str, arguments: Mapping[str, Any]) -> Artifact:
-        if artifact := step.finished():
-            listen({"phase": "skipped", "step": step.name})
-            return artifact
-        listen({"phase": "begun", "step": step.name})
-        common = {"folder": step.begin(), "source": entry.source, "data": data.folder}
-        call = Call(f"fusetune.finetune.{function}", {**common, **arguments})
-        stopped = context.runner.call(call, listen)
-        if stopped is not None:
-            listen({"phase": "stopped", "epoch": stopped[0] + 1, "step": stopped[1]})
-            return step.set_aside({"stopped": list(stopped)})
-        return step.finish()
-
-    finetuned: Artifact | None = None
+    made = _maker(context, entry, data, listen)
+    known, objective = of_same_run(entry, before), context.objective()
+    if known is not None and known.error is not None:
+        listen({"phase": known.status, "error": known.error})
+        return known
+    finetuned = None if known is None else known.finetuned
+    features = FeaturesStage(context, entry, made)
     try:
-        objective = context.objective()
-        step, function, plan = _weights_step(context, entry, objective, before)
-        if context.limit is not None and isinstance(plan, Plan | None) and not step.finished():
-            rows = sum(len(context.prepared.rows(role)) for role in JUDGED_ROLES)
-            if not (budget := context.limit.budget(entry.name, rows, context.side_by_side)):
-                listen({"phase": "not_run", "error": NO_TIME})
-                return Outcome(entry, error=NO_TIME, not_run=True)
-            plan = None if plan is None else replace(plan, budget=budget)
-        finetuned = made(step, function, {"plan": plan})
-        step = context.predict_step(entry, finetuned.checksums["weights.safetensors"])
-        weights = finetuned.path("weights.safetensors")
-        arguments = {"weights": weights, "objective": objective}
-        predicted = made(step, "steps:predict_member", arguments)
+        if finetuned is None:
+            lesson = lesson_of(context, entry, before, made)
+            step, function, told = _weights_step(context, entry, objective, before, lesson)
+            finetuned = made(step, function, lambda: features.to_finetune(told))
+        step = context.predict_step(entry, finetuned.checksums[entry.weights])
+        weights = finetuned.path(entry.weights)
+        predicted = made(
+            step, "steps:predict_member", lambda: features.to_predict(weights, objective)
+        )
     except FileFailed:
         raise  # no other member would have room
+    except NoTimeLeft:
+        listen({"phase": "not_run", "error": NO_TIME})
+        return Outcome(entry, error=NO_TIME, not_run=True)
     except FusetuneError as error:
         listen({"phase": "failed", "error": str(error)})
         return Outcome(entry, finetuned=finetuned, error=str(error))
@@ -259,24 +305,88 @@ def member_stage(
     return Outcome(entry, finetuned=finetuned, predicted=predicted)
 
 
+def _maker(
+    context: Context, entry: MemberEntry, data: Artifact, listen: Callable[[Event], None]
+) -> Made:
+    """What runs the steps of a member, unless they are finished."""
+
+    def made(step: Step, function: str, arguments: Callable[[], Mapping[str, Any]]) -> Artifact:
+        if artifact := step.finished():
+            listen({"phase": "skipped", "step": step.name})
+            return artifact
+        known = arguments()  # which may make other steps
+        listen({"phase": "begun", "step": step.name})
+        common = {"folder": step.begin(), "source": entry.source, "data": context.rows_in(data)}
+        call = Call(f"fusetune.finetune.{function}", {**common, **known})
+        stopped = context.runner.call(call, listen)
+        if stopped is not None:
+            listen({"phase": "stopped", "epoch": stopped[0] + 1, "step": stopped[1]})
+            return step.set_aside({"stopped": list(stopped)})
+        return step.finish()
+
+    return made
+
+
+class NoTimeLeft(Exception):
+    """A member's turn came too late."""
+
+
+def _budget(context: Context, entry: MemberEntry) -> Budget:
+    """The time of a member whose turn it is; its snapshots are predicted in it too.
+
+    Raises:
+        NoTimeLeft: There is not enough.
+    """
+    assert context.limit is not None
+    rows = sum(len(context.prepared.rows(role)) for role in context.prepared.judged_roles)
+    budget = context.limit.budget(entry.run, rows * entry.cycles, context.side_by_side)
+    if budget is None:
+        raise NoTimeLeft
+    return budget
+
+
 def _weights_step(
     context: Context,
     entry: MemberEntry,
     objective: Objective[Any],
     before: Mapping[str, Outcome],
-) -> tuple[Step, str, Plan | SoupPlan | None]:
+    lesson: Artifact | None,
+) -> tuple[Step, str, dict[str, Any]]:
     """The step that makes a member's weights, its function, and what that is told to do.
 
     Raises:
+        NoTimeLeft: The time limit leaves too little for it.
         MemberFailed: A member of a soup has no weights.
     """
-    if entry.soup is None:
-        seed = mixed_seed(context.recipe.seed, entry.name)
-        start_seed = context.start_seed if entry.in_soup else None
-        plan = None if entry.finetune is None else Plan(objective, entry.finetune, seed, start_seed)
-        return context.finetune_step(entry), "steps:finetune_member", plan
-    members = [before[name] for name in entry.soup.of]
-    made = [member.finetuned for member in members if member.finetuned is not None]
+    if entry.soup is not None:
+        members = [before[name] for name in entry.soup.of]
+        return _souping(context, entry, objective, members)
+    seed = mixed_seed(context.recipe.seed, entry.run)
+    start_seed = context.start_seed if entry.in_soup else None
+    plan = None
+    if entry.finetune is not None:
+        teacher = None if lesson is None else lesson.path(LESSON)
+        plan = Plan(
+            objective,
+            entry.finetune,
+            seed,
+            start_seed,
+            teacher=teacher,
+            only_epochs=context.only_epochs,
+        )
+    step = context.finetune_step(entry, None if lesson is None else lesson.checksums[LESSON])
+    if context.limit is not None and not step.finished():
+        budget = _budget(context, entry)
+        plan = None if plan is None else replace(plan, budget=budget)
+    return step, "steps:finetune_member", {"plan": plan}
+
+
+def _souping(
+    context: Context, entry: MemberEntry, objective: Objective[Any], members: Sequence[Outcome]
+) -> tuple[Step, str, dict[str, Any]]:
+    """The step that averages members' weights."""
+    assert entry.soup is not None
+    made = [(one.entry, one.finetuned) for one in members if one.finetuned is not None]
     if len(made) < len(members):
         failed = [member.entry.name for member in members if member.finetuned is None]
         raise MemberFailed(
@@ -286,11 +396,12 @@ def _weights_step(
         )
     souped = SoupPlan(
         soup=entry.soup,
-        sources=tuple(member.entry.source for member in members),
-        folders=tuple(artifact.folder for artifact in made),
+        sources=tuple(member.source for member, _ in made),
+        folders=tuple(artifact.folder for _, artifact in made),
+        weights=tuple(artifact.path(member.weights) for member, artifact in made),
         start_seed=context.start_seed,
         objective=objective,
         metric=context.recipe.metric,
     )
-    step = context.soup_step(entry, [artifact.checksums for artifact in made])
-    return step, "soup_steps:soup_members", souped
+    files = [own_files(member, artifact.checksums) for member, artifact in made]
+    return context.soup_step(entry, files), "soup_steps:soup_members", {"plan": souped}

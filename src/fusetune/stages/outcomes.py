@@ -10,9 +10,10 @@ import numpy as np
 from fusetune.atomic import replacing
 from fusetune.data.inputs import Images, PixelImages
 from fusetune.data.prepare import load_prepared
+from fusetune.data.roles import JUDGED_ROLES, ROLES
 from fusetune.ensemble import Ensemble, SavedMember, saved_source
 from fusetune.evaluate.judge import Judge
-from fusetune.finetune.steps import JUDGED_ROLES
+from fusetune.finetune.objective import Objective
 from fusetune.fuse.method import Fusion
 from fusetune.metric import Metric
 from fusetune.plugins import find
@@ -20,11 +21,11 @@ from fusetune.predictions.files import read_columnar
 from fusetune.predictions.kinds import Array, Columnar
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import Targets
-from fusetune.report.contents import THUMBNAILS
+from fusetune.report.contents import FOLD, THUMBNAILS
 from fusetune.report.rows import disputed
+from fusetune.stages.folds import about_folds, objectives_of
 from fusetune.stages.members import Context, Outcome
 from fusetune.store.artifact import Artifact
-from fusetune.store.experiment import Experiment
 from fusetune.values import plain
 
 __all__ = [
@@ -46,7 +47,7 @@ def judge_of(context: Context, finished: Sequence[Outcome]) -> Judge:
     prepared, kind = context.prepared, context.recipe.task.kind
     assert issubclass(kind, Columnar)
     stacks = {}
-    for role in JUDGED_ROLES:
+    for role in prepared.judged_roles:
         predictions = {
             o.entry.name: read_columnar(o.predicted.path(f"{role}.parquet"), kind)
             for o in finished
@@ -67,15 +68,16 @@ def judge_without_members(context: Context) -> Judge:
         metric=recipe.metric,
         metrics=[recipe.metric if n == recipe.metric.name else find(Metric, n)() for n in names],
         stacks={},
-        targets={role: prepared.targets(role) for role in JUDGED_ROLES},
+        targets={role: prepared.targets(role) for role in prepared.judged_roles},
         costs={},
         rule=recipe.verdict,
         seed=recipe.seed,
     )
 
 
-def publish_predictions(experiment: Experiment, outcomes: Sequence[Outcome]) -> None:
+def publish_predictions(context: Context, outcomes: Sequence[Outcome]) -> None:
     """Show the members' predictions; those of members that are not in the run any more go."""
+    experiment = context.experiment
     shown = experiment.folder / "predictions"
     finished = {o.entry.name: o.predicted for o in outcomes if o.predicted is not None}
     for folder in shown.iterdir() if shown.exists() else ():
@@ -83,35 +85,48 @@ def publish_predictions(experiment: Experiment, outcomes: Sequence[Outcome]) -> 
             experiment.withdraw(f"predictions/{folder.name}")
     for name, artifact in finished.items():
         for role in JUDGED_ROLES:
-            experiment.publish(
-                artifact.path(f"{role}.parquet"), f"predictions/{name}/{role}.parquet"
-            )
+            shown_as = f"predictions/{name}/{role}.parquet"
+            if role in context.prepared.judged_roles:
+                experiment.publish(artifact.path(f"{role}.parquet"), shown_as)
+            else:
+                experiment.withdraw(shown_as)
 
 
 def ensemble_of(context: Context, finished: Sequence[Outcome], fusion: Fusion[Any]) -> Ensemble:
     """The members that finished, with their weights, and the chosen fusion."""
     members = {}
     for outcome in finished:
-        assert outcome.finetuned is not None
-        preprocess = outcome.content("member.json")["preprocess"]
-        source = saved_source(outcome.entry.source.portable(), preprocess)
-        members[outcome.entry.name] = SavedMember(
-            source, outcome.finetuned.path("weights.safetensors")
+        model, *_ = outcome.models
+        source = saved_source(
+            outcome.entry.source.portable(), model.content("member.json")["preprocess"]
         )
-    objective = context.objective()
-    settings = {"objective": objective.name, **plain(objective)}
+        members[outcome.entry.name] = SavedMember(
+            source,
+            tuple(
+                one.finetuned.path(one.entry.weights)
+                for one in outcome.models
+                if one.finetuned is not None
+            ),
+            objectives=tuple(map(_settings, objectives_of(context, outcome)))
+            if len(outcome.models) > 1
+            else (),
+        )
+    settings = _settings(context.objective())
     return Ensemble(context.prepared.classes, settings, members, fusion)
+
+
+def _settings(objective: Objective[Any]) -> dict[str, Any]:
+    return {"objective": objective.name, **plain(objective)}
 
 
 def member_entries(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Entries of results.json for all members, without their scores."""
     entries = []
     for outcome in outcomes:
-        cost, history = outcome.cost, outcome.content("history.json")
+        cost = outcome.cost
         soup, source = outcome.entry.soup, outcome.entry.source
         of = f"soup:{soup.method.name}" if soup else f"{source.name}:{source.model}"
         souped = {name: v for name, v in outcome.content("soup.json").items() if name != "seconds"}
-        notes = [*outcome.content("member.json").get("notes", []), *history.get("notes", [])]
         entries.append(
             {
                 "name": outcome.entry.name,
@@ -120,28 +135,70 @@ def member_entries(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
                 "error": outcome.error,
                 "seconds": {"finetune": cost.fit_s, "predict_per_row": cost.predict_s_per_row},
                 "parameters": cost.parameters,
-                "best_epoch": history.get("best_epoch"),
-                "notes": notes,
+                "trained_parameters": outcome.models[0].content("history.json").get("trained"),
+                "best_epoch": _best_epoch(outcome),
+                "notes": _notes(outcome),
                 **({"soup": souped} if souped else {}),
             }
         )
     return entries
 
 
+def _best_epoch(outcome: Outcome) -> int | list[int | None] | None:
+    """The epoch whose weights were kept; of a folded member, one for each fold."""
+    kept = [part.content("history.json").get("best_epoch") for part in outcome.folds or [outcome]]
+    return kept if outcome.folds else kept[0]
+
+
+def _notes(outcome: Outcome) -> list[str]:
+    """What the user should know of a member; of its folds once, if it is the same of all."""
+    notes: dict[str, list[str]] = {}
+    for part in outcome.parts:
+        said = (
+            part.content("member.json").get("notes", []),
+            part.content("history.json").get("notes", []),
+        )
+        for note in (*said[0], *said[1]):
+            notes.setdefault(note, []).append(
+                part.entry.name.removeprefix(f"{outcome.entry.name}-")
+            )
+    everywhere = len(outcome.parts)
+    found = [n if len(of) == everywhere else f"{', '.join(of)}: {n}" for n, of in notes.items()]
+    if outcome.refit is not None:
+        epochs = outcome.refit.content("history.json").get("best_epoch")
+        found.append(f"refitted on all rows for {epochs} epochs")
+    return found
+
+
 def about_run(context: Context, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Entries of results.json about the task, the rows and the learning curves."""
-    prepared = context.prepared
+    prepared, folds = context.prepared, about_folds(context)
     return {
         "task": context.recipe.task.name,
         "classes": list(prepared.classes),
-        "rows": {role: len(prepared.rows(role)) for role in ("train", *JUDGED_ROLES)},
-        "notes": list(prepared.notes),
+        "rows": {role: len(rows) for role in ROLES if len(rows := prepared.rows(role))},
+        **({"folds": folds} if folds else {}),
+        "notes": [*prepared.notes, *([folds["note"]] if folds else [])],
         "learning_curves": {
-            o.entry.name: history["epochs"]
-            for o in outcomes
-            if (history := o.content("history.json"))
+            name: history["epochs"]
+            for outcome in outcomes
+            for name, part in _curves(outcome).items()
+            if (history := part.content("history.json"))
+        },
+        "range_tests": {
+            name: test
+            for outcome in outcomes
+            for name, part in _curves(outcome).items()
+            if (test := part.content("history.json").get("range_test"))
         },
     }
+
+
+def _curves(outcome: Outcome) -> dict[str, Outcome]:
+    """Fine-tunings with a learning curve; that of a model on all rows shows no unseen row."""
+    if not outcome.folds:
+        return {outcome.entry.name: outcome}
+    return {f"{outcome.entry.name}{FOLD}{n}": one for n, one in enumerate(outcome.folds, start=1)}
 
 
 def save_thumbnails(context: Context, judge: Judge, data: Artifact) -> None:

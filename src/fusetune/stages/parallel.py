@@ -11,6 +11,7 @@ from fusetune.entries import MemberEntry
 from fusetune.recipe import Recipe
 from fusetune.runtime.machine import available_bytes, num_cores, num_threads
 from fusetune.runtime.runner import Call, Event, Runner
+from fusetune.stages.folds import folded, folded_member_stage
 from fusetune.stages.members import Context, Outcome, member_stage
 from fusetune.store.artifact import Artifact
 
@@ -69,7 +70,7 @@ def all_members(context: Context, data: Artifact) -> dict[str, Outcome]:
     made: dict[str, Outcome] = {}
     if context.recipe.parallel == 1:
         for entry in entries:
-            made[entry.name] = member_stage(context, entry, data, made)
+            made[entry.name] = _member(context, entry, data, made)
         return made
     threads = threads_each(context.recipe)
     with ExitStack() as stack:
@@ -78,6 +79,14 @@ def all_members(context: Context, data: Artifact) -> dict[str, Outcome]:
         crew = _Crew(context, data, threads, [context.runner, *others])
         made = crew.make(entries)
     return {entry.name: made[entry.name] for entry in entries}
+
+
+def _member(
+    context: Context, entry: MemberEntry, data: Artifact, before: Mapping[str, Outcome]
+) -> Outcome:
+    if folded(context, entry):
+        return folded_member_stage(context, entry, data)
+    return member_stage(context, entry, data, before)
 
 
 class _Crew:
@@ -126,7 +135,7 @@ class _Crew:
         limit = Call("fusetune.runtime.machine:limit_threads", {"number": self.threads})
         runner.call(limit, self.listen)
         context = replace(self.context, runner=runner, listen=self.listen)
-        return member_stage(context, entry, self.data, before)
+        return _member(context, entry, self.data, before)
 
     def listen(self, event: Event) -> None:
         """Pass events on, one at a time; what ending the workers makes of their calls is none."""

@@ -4,19 +4,30 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from statistics import median_low
 from typing import Literal
 
+from fusetune.entries import MemberEntry
+from fusetune.finetune.snapshots import WEIGHTS
 from fusetune.recipe import Scout
+from fusetune.stages.distilling import NOT_YET, promised_steps
+from fusetune.stages.features import feature_steps
+from fusetune.stages.folds import best_epochs, folded, join_step
 from fusetune.stages.fusion import ensemble_inputs, fuse_step
 from fusetune.stages.members import Context
 from fusetune.stages.outcomes import judge_without_members
-from fusetune.stages.scouting import Looked, looked_at, proposed_entries, score_step, view_step
+from fusetune.stages.scouting import (
+    Looked,
+    looked_at,
+    looking,
+    proposed_entries,
+    score_step,
+    view_step,
+)
+from fusetune.stages.snapshots import begins_run
 from fusetune.store.artifact import JSON, Artifact, Step
 
 __all__ = ["PlannedStep", "planned_steps"]
-
-NOT_YET = "not made yet"
-"""Stands for the checksum of what an earlier step is yet to make."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +64,50 @@ def planned_steps(context: Context) -> list[PlannedStep]:
     predictions: dict[str, JSON] = {}
     checksums: dict[str, Mapping[str, str]] = {}
     for entry in context.recipe.members:
-        if entry.soup is None:
-            finetune = context.finetune_step(entry)
-        else:
-            finetune = context.soup_step(entry, [checksums[name] for name in entry.soup.of])
-        made = finetune.promised()
-        checksums[entry.name] = {} if made is None else made.checksums
-        weights = NOT_YET if made is None else made.checksums["weights.safetensors"]
-        predict = context.predict_step(entry, weights)
-        plan += [_planned(finetune), _planned(predict)]
-        predicted = predict.promised()
-        files = NOT_YET if predicted is None else predicted.fingerprint_of("", suffix=".parquet")
-        predictions[entry.name] = files
+        shared = map(_planned, feature_steps(context, entry).values())
+        plan += [one for one in shared if one not in plan]
+        if folded(context, entry):
+            planned, predictions[entry.name] = _folded(context, entry)
+            plan += planned
+            continue
+        steps, checksums[entry.name] = promised_steps(context, entry, checksums)
+        predict = context.predict_step(entry, checksums[entry.name].get(WEIGHTS, NOT_YET))
+        plan += [_planned(step) for step in (*(steps if begins_run(entry) else ()), predict)]
+        predictions[entry.name] = _predictions_of(predict)
     return plan + [_planned(step) for step in _fusing(context, predictions)]
+
+
+def _predict_step(context: Context, entry: MemberEntry, finetune: Step) -> Step:
+    made = finetune.promised()
+    weights = NOT_YET if made is None else made.checksums["weights.safetensors"]
+    return context.predict_step(entry, weights)
+
+
+def _predictions_of(step: Step) -> str:
+    """Fingerprint of the predictions that a step makes."""
+    made = step.promised()
+    return NOT_YET if made is None else made.fingerprint_of("", suffix=".parquet")
+
+
+def _folded(context: Context, entry: MemberEntry) -> tuple[list[PlannedStep], str]:
+    """The steps of a folded member, and the fingerprint of its predictions."""
+    assert context.prepared.folds is not None
+    num_folds = len(context.prepared.folds)
+    parts = [context.of_part(entry, number) for number in range(num_folds)]
+    made = [one.finetune_step(called).promised() for one, called in parts]
+    plan: list[PlannedStep] = []
+    if context.recipe.data.roles.refit:
+        finetuned = [artifact for artifact in made if artifact is not None]
+        epochs = median_low(best_epochs(finetuned)) if len(finetuned) == num_folds else None
+        parts.append(context.of_part(entry, num_folds, epochs))
+    fingerprints = []
+    for one, called in parts:
+        finetune = one.finetune_step(called)
+        predict = _predict_step(one, called, finetune)
+        plan += [_planned(finetune), _planned(predict)]
+        fingerprints.append(_predictions_of(predict))
+    join = join_step(context, entry, fingerprints)
+    return [*plan, _planned(join)], _predictions_of(join)
 
 
 def _fusing(context: Context, predictions: JSON) -> list[Step]:
@@ -80,6 +122,7 @@ def _fusing(context: Context, predictions: JSON) -> list[Step]:
 
 def _scouting(context: Context, scout: Scout) -> tuple[list[Step], Artifact | None]:
     """Its steps, and the artifact of the last."""
+    context = looking(context)
     rows = looked_at(context, scout)
     views = [view_step(context, entry, rows) for entry in scout.candidates]
     looked = [
@@ -87,7 +130,8 @@ def _scouting(context: Context, scout: Scout) -> tuple[list[Step], Artifact | No
         for entry, view in zip(scout.candidates, views, strict=True)
     ]
     scored = score_step(context, scout, looked)
-    return [*views, scored], scored.promised()
+    own = {view.folder: view for view in views}  # candidates of one checkpoint share it
+    return [*own.values(), scored], scored.promised()
 
 
 def _planned(step: Step) -> PlannedStep:

@@ -4,7 +4,7 @@
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,13 +61,25 @@ class TimeLimit:
         self._ends_at = time.monotonic() + seconds
         self._fusing_s = 0.0
         self._waiting: dict[str, float] = {}
+        self._one_by_one: dict[str, tuple[str, ...]] = {}
 
     @contextmanager
-    def loading(self, member: str) -> Iterator[None]:
-        """Measures what loading takes of a member that waits to be fine-tuned."""
+    def loading(self, *members: str) -> Iterator[None]:
+        """Measures what loading takes of a member that waits to be fine-tuned.
+
+        Args:
+            members: Its name; of a folded member, those of its fine-tunings, which get shares of
+                their own and are done one after another.
+        """
         before = time.monotonic()
         yield
-        self._waiting[member] = time.monotonic() - before
+        self._waiting |= dict.fromkeys(members, time.monotonic() - before)
+        self._one_by_one |= dict.fromkeys(members, members)
+
+    def give_up(self, members: Iterable[str]) -> None:
+        """These do not wait any more: others get their shares."""
+        for member in members:
+            self._waiting.pop(member, None)
 
     def keep(self, measured_s: float | None) -> None:
         """Keep time for fusing, judging and the report: half more than it took before, if it did."""
@@ -85,7 +97,8 @@ class TimeLimit:
         now = time.monotonic()
         left = self._ends_at - self._fusing_s - now
         loading = self._waiting.get(member, 0.0)
-        turns = max(1.0, len(self._waiting) / side_by_side)
+        own = sum(name in self._waiting for name in self._one_by_one.get(member, ()))
+        turns = max(1.0, own, len(self._waiting) / side_by_side)
         share = max(left / turns, LOADINGS * loading)
         self._waiting.pop(member, None)
         return Budget(now + share - loading, rows) if 0 < share <= left else None

@@ -81,6 +81,22 @@ class Classification(Objective[Probabilities]):
 
         return with_auxiliary(outputs, loss_of, self.auxiliary_weight)
 
+    def soft_targets(self, outputs: Array, temperature: float) -> Array:
+        """`(N, C)` probabilities at the temperature, from logits."""
+        logits_NC = outputs.astype(np.float64) / temperature
+        exp_NC = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
+        return (exp_NC / exp_NC.sum(axis=1, keepdims=True)).astype(np.float32)
+
+    def teaching_loss(self, outputs: Tensor, soft_BD: Tensor, temperature: float) -> Tensor:
+        """Mean Kullback-Leibler divergence of the softened logits from `(B, C)` probabilities, times T²."""
+        from torch.nn.functional import kl_div, log_softmax
+
+        def loss_of(logits: Tensor) -> Tensor:
+            log_probs = log_softmax(logits / temperature, dim=1)
+            return temperature**2 * kl_div(log_probs, soft_BD, reduction="batchmean")
+
+        return with_auxiliary(outputs, loss_of, self.auxiliary_weight)
+
     def scores(self, outputs: Array, targets: Array) -> dict[str, float]:
         """Log-loss and accuracy of `(N, C)` logits."""
         shifted_NC = outputs - outputs.max(axis=1, keepdims=True)

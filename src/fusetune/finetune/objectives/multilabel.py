@@ -65,6 +65,24 @@ class Multilabel(Objective[Marginals]):
             self.auxiliary_weight,
         )
 
+    def soft_targets(self, outputs: Array, temperature: float) -> Array:
+        """`(N, C)` probabilities at the temperature, from logits."""
+        halves_NC = outputs.astype(np.float64) / (2 * temperature)
+        return (0.5 + 0.5 * np.tanh(halves_NC)).astype(np.float32)
+
+    def teaching_loss(self, outputs: Tensor, soft_BD: Tensor, temperature: float) -> Tensor:
+        """Mean divergence of every softened logit from its one of `(B, C)` probabilities, times T²."""
+        import torch
+        from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+
+        rest_BD = 1 - soft_BD
+        entropy = -(torch.xlogy(soft_BD, soft_BD) + torch.xlogy(rest_BD, rest_BD)).mean()
+
+        def loss_of(logits: Tensor) -> Tensor:
+            return temperature**2 * (cross_entropy(logits / temperature, soft_BD) - entropy)
+
+        return with_auxiliary(outputs, loss_of, self.auxiliary_weight)
+
     def scores(self, outputs: Array, targets: Array) -> dict[str, float]:
         """Binary cross-entropy of `(N, C)` logits, and the share of right decisions at 1/2."""
         losses_NC = np.logaddexp(0, outputs) - targets * outputs

@@ -39,6 +39,7 @@ class Regression(Objective[Values]):
     auxiliary_weight: float = AUXILIARY_WEIGHT
 
     keeps_heads: ClassVar[bool] = False  # a checkpoint's head gives numbers in a unit of its own
+    softens: ClassVar[bool] = False
     unused: ClassVar[tuple[str, ...]] = ("label_smoothing", "class_weights", "sampling")
 
     def fitted(self, targets: Numbers) -> Self:
@@ -67,6 +68,18 @@ class Regression(Objective[Values]):
 
         return with_auxiliary(
             outputs, lambda values: mse_loss(values, targets), self.auxiliary_weight
+        )
+
+    def soft_targets(self, outputs: Array, temperature: float) -> Array:
+        """`(N, D)` standardized numbers: the outputs."""
+        return outputs.astype(np.float32)
+
+    def teaching_loss(self, outputs: Tensor, soft_BD: Tensor, temperature: float) -> Tensor:
+        """Mean squared distance from the teacher's `(B, D)` standardized numbers."""
+        from torch.nn.functional import mse_loss
+
+        return with_auxiliary(
+            outputs, lambda values: mse_loss(values, soft_BD), self.auxiliary_weight
         )
 
     def scores(self, outputs: Array, targets: Array) -> dict[str, float]:

@@ -32,11 +32,10 @@ class LearningCurves(Section):
             limits=(0.0, 100.0),
             num_ticks=3,
         )
-        panels = []
-        for name, curve in contents.curves.items():
-            member = contents.predictor(name)
-            best = member.best_epoch if member else None
-            panels.append(_panel(name, curve, best, losses, shares))
+        panels = [
+            _panel(name, curve, contents.kept_epoch(name), losses, shares)
+            for name, curve in contents.curves.items()
+        ]
         return {"panels": panels, "loss_ticks": losses.ticks(), "share_ticks": shares.ticks()}
 
 

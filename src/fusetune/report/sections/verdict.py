@@ -79,7 +79,8 @@ def _facts(judged: Judged) -> list[tuple[str, str, str]]:
 
 
 def _rows(contents: Contents) -> list[tuple[str, str, str]]:
-    uses = {"test": "judged once", "holdout": "fitted the fusion"}
+    fitted = f"fitted the fusion, predicted out of {contents.folds} folds"
+    uses = {"test": "judged once", "holdout": fitted if contents.folds else "fitted the fusion"}
     judged = contents.verdict.compared.judged if contents.verdict else "test"
     if judged != "test":
         how = {"cross_fitted": "cross-fitted", "in_sample": "fitted and judged the fusion"}[judged]

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is wrong with rows and roles, said before any work.
+
+Shapes: N rows, C classes.
+"""
+
+from collections import defaultdict
+
+import numpy as np
+
+from fusetune.data.dataset import Rows, check_ids
+from fusetune.data.inputs import Images
+from fusetune.data.roles import ROLES, Strings
+from fusetune.errors import DataError, counted, name_some
+from fusetune.predictions.kinds import Array
+from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Targets
+
+__all__ = [
+    "arrays_of",
+    "check_copies",
+    "check_dealt",
+    "check_roles",
+    "check_rows",
+    "image_digests",
+]
+
+
+def arrays_of(truth: GroundTruth) -> tuple[tuple[str, ...], Array]:
+    """Column names, and the array of what is true in each row."""
+    if isinstance(truth, Targets):
+        return truth.classes, truth.labels_N
+    if isinstance(truth, LabelSets):
+        return truth.classes, truth.present_NC
+    assert isinstance(truth, Numbers)
+    return truth.names, truth.values_ND
+
+
+def check_rows(rows: Rows, where: str) -> None:
+    """Refuse a source without rows, without labels, or with an id twice."""
+    if not len(rows):
+        raise DataError(f"{where} has no rows", "at least one row per role", "Check its path.")
+    if rows.labels is None and rows.truth is None:
+        raise DataError(
+            f"{where} has no labels",
+            "a class name for every row",
+            "Give a folder per class, or a table with a label column.",
+        )
+    unlabeled = rows.ids[rows.labels == ""] if rows.labels is not None else rows.ids[:0]
+    if len(unlabeled):
+        raise DataError(
+            f"the label is missing in {counted(len(unlabeled), 'row')} of {where}: {name_some(unlabeled)}",
+            "a class name for every row",
+            "Label these rows, or remove them.",
+        )
+    check_ids(rows.ids, where)
+
+
+def check_dealt(truth: GroundTruth, roles_N: Strings, folds: int) -> None:
+    """Refuse classes with fewer rows than folds: none of the folds may lack them."""
+    if not isinstance(truth, Targets):
+        return  # a label's rows are counted fold by fold
+    counts_C = np.bincount(truth.labels_N[roles_N != "test"], minlength=len(truth.classes))
+    rare = [name for name, count in zip(truth.classes, counts_C, strict=True) if count < folds]
+    if rare:
+        least = int(counts_C.min())
+        raise DataError(
+            f"roles.folds is {folds}, and {name_some(rare)} has as few as "
+            f"{counted(least, 'row')} that are not for testing",
+            "at least one row of every class in every fold",
+            (f"Lower roles.folds to {least}, add rows" if least > 1 else "Add rows")
+            + ", or remove these classes.",
+        )
+
+
+def check_roles(truth: GroundTruth, roles_N: Strings, of: str = "") -> None:
+    """Refuse empty roles, and classes that no train row has; `of` says of which fold."""
+    for role in ROLES:
+        if not (roles_N == role).any():
+            raise DataError(
+                f"the role {role}{of} has no rows ({counted(len(roles_N), 'row')} in all)",
+                "at least one row in each of train, validation, holdout and test",
+                f"Give roles.{role} as a number of rows, or add rows.",
+            )
+    if isinstance(truth, Numbers):
+        return
+    train = truth.take(roles_N == "train")
+    classes, array = arrays_of(train)
+    if isinstance(train, LabelSets):
+        present = set(np.flatnonzero(array.any(axis=0)).tolist())
+    else:
+        present = set(array.tolist())
+    absent = [name for code, name in enumerate(classes) if code not in present]
+    if absent:
+        raise DataError(
+            f"no train row{of} has the class {name_some(absent)}",
+            f"train rows of all {len(classes)} classes",
+            "Add such rows, raise the limit, or remove these classes.",
+        )
+
+
+def check_copies(rows: Rows, truth: GroundTruth, roles_N: Strings) -> None:
+    """Refuse byte-identical images in two roles."""
+    copies: dict[bytes, list[int]] = defaultdict(list)
+    for row, digest in enumerate(image_digests(rows.images)):
+        copies[digest].append(row)
+    leaks = [group for group in copies.values() if len(set(roles_N[group].tolist())) > 1]
+    if leaks:
+        pairs = "; ".join(
+            " = ".join(f"'{rows.ids[row]}' ({roles_N[row]})" for row in group[:3])
+            for group in leaks[:3]
+        )
+        content = arrays_of(truth)[1]
+        torn = sum(len(np.unique(content[group], axis=0)) > 1 for group in leaks)
+        raise DataError(
+            f"the same bytes stand in two roles for {counted(len(leaks), 'image')}: {pairs}"
+            + (f"; {torn:,} of them with two labels" * bool(torn)),
+            "every image in one role only, as a score on trained rows says nothing",
+            "Remove the copies, or set roles.duplicates: keep_first.",
+        )
+
+
+def image_digests(images: Images) -> list[bytes]:
+    """A digest of each image's bytes; a file that went meanwhile is named."""
+    try:
+        return images.digests()
+    except OSError as error:
+        raise DataError(
+            f"the image '{error.filename}' cannot be read ({error.strerror})",
+            "files that stay where they are while fusetune reads them",
+            "Check that the file is there and may be read.",
+        ) from error

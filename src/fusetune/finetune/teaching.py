@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step function of a teacher, run in a worker process: what it says of the train rows."""
+
+from pathlib import Path
+
+import numpy as np
+
+from fusetune.data.prepare import load_prepared
+from fusetune.finetune.engine import Report
+from fusetune.finetune.steps import member_outputs, member_with
+from fusetune.members.source import Source
+
+__all__ = ["LESSON", "teach"]
+
+LESSON = "outputs.npy"
+
+
+def teach(folder: Path, source: Source, data: Path, weights: Path, report: Report) -> None:
+    """Predict the train rows with a member, on images as they are, for another to learn from.
+
+    Writes:
+        `outputs.npy`: `(N, ...)` float32 raw outputs, means over the views of test-time
+        augmentation, in the order of the train rows.
+    """
+    prepared = load_prepared(data)
+    report({"phase": "teach"})
+    member = member_with(source, prepared.classes, weights)
+    images = prepared.images.take(prepared.rows("train"))
+    outputs = member_outputs(member, images, report)
+    np.save(folder / LESSON, outputs.astype(np.float32))
