@@ -177,10 +177,12 @@ def counted(number: int, noun: str) -> str:
     """A number of things in words.
 
     Example:
-        >>> counted(1, "row"), counted(1200, "image"), counted(2, "copy")
-        ('1 row', '1,200 images', '2 copies')
+        >>> counted(1, "row"), counted(1200, "image"), counted(2, "copy"), counted(2, "box")
+        ('1 row', '1,200 images', '2 copies', '2 boxes')
     """
     plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    if noun.endswith(("s", "x")):
+        plural = f"{noun}es"
     return f"{number:,} {noun if number == 1 else plural}"
 
 

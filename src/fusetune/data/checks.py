@@ -10,29 +10,19 @@ import numpy as np
 
 from fusetune.data.dataset import Rows, check_ids
 from fusetune.data.inputs import Images
-from fusetune.data.roles import ROLES, Strings
+from fusetune.data.roles import JUDGED_ROLES, ROLES, Strings
+from fusetune.data.stored_truth import arrays_of, contents_of, present_classes
 from fusetune.errors import DataError, counted, name_some
-from fusetune.predictions.kinds import Array
-from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Targets
+from fusetune.predictions.objects import Objects
+from fusetune.predictions.targets import GroundTruth, Numbers, Targets
 
 __all__ = [
-    "arrays_of",
     "check_copies",
     "check_dealt",
     "check_roles",
     "check_rows",
     "image_digests",
 ]
-
-
-def arrays_of(truth: GroundTruth) -> tuple[tuple[str, ...], Array]:
-    """Column names, and the array of what is true in each row."""
-    if isinstance(truth, Targets):
-        return truth.classes, truth.labels_N
-    if isinstance(truth, LabelSets):
-        return truth.classes, truth.present_NC
-    assert isinstance(truth, Numbers)
-    return truth.names, truth.values_ND
 
 
 def check_rows(rows: Rows, where: str) -> None:
@@ -83,12 +73,10 @@ def check_roles(truth: GroundTruth, roles_N: Strings, of: str = "") -> None:
             )
     if isinstance(truth, Numbers):
         return
+    if isinstance(truth, Objects):
+        _check_objects(truth, roles_N)
     train = truth.take(roles_N == "train")
-    classes, array = arrays_of(train)
-    if isinstance(train, LabelSets):
-        present = set(np.flatnonzero(array.any(axis=0)).tolist())
-    else:
-        present = set(array.tolist())
+    classes, present = arrays_of(train)[0], present_classes(train)
     absent = [name for code, name in enumerate(classes) if code not in present]
     if absent:
         raise DataError(
@@ -96,6 +84,17 @@ def check_roles(truth: GroundTruth, roles_N: Strings, of: str = "") -> None:
             f"train rows of all {len(classes)} classes",
             "Add such rows, raise the limit, or remove these classes.",
         )
+
+
+def _check_objects(truth: Objects, roles_N: Strings) -> None:
+    """Refuse judged roles without any object: average precision has no value on them."""
+    for role in JUDGED_ROLES:
+        if (roles_N == role).any() and not present_classes(truth.take(roles_N == role)):
+            raise DataError(
+                f"no row of the role {role} shows an object",
+                "objects in each of train, validation, holdout and test",
+                f"Give roles.{role} more rows, or add annotated images.",
+            )
 
 
 def check_copies(rows: Rows, truth: GroundTruth, roles_N: Strings) -> None:
@@ -109,7 +108,7 @@ def check_copies(rows: Rows, truth: GroundTruth, roles_N: Strings) -> None:
             " = ".join(f"'{rows.ids[row]}' ({roles_N[row]})" for row in group[:3])
             for group in leaks[:3]
         )
-        content = arrays_of(truth)[1]
+        content = contents_of(truth)
         torn = sum(len(np.unique(content[group], axis=0)) > 1 for group in leaks)
         raise DataError(
             f"the same bytes stand in two roles for {counted(len(leaks), 'image')}: {pairs}"

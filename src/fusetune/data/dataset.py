@@ -2,7 +2,7 @@
 """Interface of a data set source, and the rows it gives."""
 
 import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from fusetune.data.inputs import Images
 from fusetune.errors import DataError, counted, name_some
 from fusetune.plugins import plugin_name
 from fusetune.predictions.kinds import Array, Ids
+from fusetune.predictions.objects import Objects
 from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers
 
 __all__ = ["Dataset", "Rows", "check_ids", "check_path"]
@@ -29,7 +30,8 @@ class Rows:
         roles: `(N,)` role names from a role column, "" where it says nothing; None: no column.
         classes: Class names in the source's own order; empty: the names that occur, sorted, as
             numbers where all are whole numbers.
-        truth: Numbers or label sets of the same rows, in the labels' place.
+        truth: Numbers, label sets or objects of the same rows, in the labels' place.
+        notes: What the user should know of the reading.
     """
 
     ids: Ids
@@ -37,14 +39,22 @@ class Rows:
     labels: npt.NDArray[np.str_] | None = None
     roles: npt.NDArray[np.str_] | None = None
     classes: tuple[str, ...] = ()
-    truth: Numbers | LabelSets | None = None
+    truth: GroundTruth | None = None
+    notes: tuple[str, ...] = ()
 
     def take(self, rows: Array) -> "Rows":
         """Some rows, by position or by mask, in the order given."""
         labels = None if self.labels is None else self.labels[rows]
         roles = None if self.roles is None else self.roles[rows]
         truth = None if self.truth is None else self.truth.take(rows)
-        return Rows(self.ids[rows], self.images.take(rows), labels, roles, self.classes, truth)
+        return replace(
+            self,
+            ids=self.ids[rows],
+            images=self.images.take(rows),
+            labels=labels,
+            roles=roles,
+            truth=truth,
+        )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,16 +78,17 @@ class Dataset(abc.ABC):
         """
 
     def read_as(self, truth: type[GroundTruth]) -> Rows:
-        """All rows with `Numbers` or `LabelSets` as their `truth`; few sources have such.
+        """All rows with `Numbers`, `LabelSets` or `Objects` as their `truth`; few sources have such.
 
         Raises:
             DataError: As `read`, or the source knows nothing but one class per image.
         """
-        words = {Numbers: "numbers", LabelSets: "sets of labels"}
+        words = {Numbers: "numbers", LabelSets: "sets of labels", Objects: "boxes of objects"}
+        remedies = {Objects: "Use the source boxes, with images and annotations."}
         raise DataError(
             f"the source {self.name} gives one class per image",
             f"one that gives {words.get(truth, truth.__name__)}, as the task wants",
-            "Use the source table, with label naming the columns.",
+            remedies.get(truth, "Use the source table, with label naming the columns."),
         )
 
 

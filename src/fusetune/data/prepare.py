@@ -8,7 +8,7 @@ Shapes: N rows, C classes.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from fusetune.data.checks import (
-    arrays_of,
     check_copies,
     check_dealt,
     check_roles,
@@ -29,14 +28,14 @@ from fusetune.data.folds import Folds, deal_folds
 from fusetune.data.inputs import Images, concat_images, load_images
 from fusetune.data.readable import readable_images
 from fusetune.data.roles import JUDGED_ROLES, ROLES, Integers, Roles, Strings, assign_roles
+from fusetune.data.stored_truth import arrays_of, joined, truth_of
 from fusetune.errors import DataError, counted, name_some, unknown_name
+from fusetune.predictions.boxes import Boxes
 from fusetune.predictions.kinds import Ids, Kind, Marginals, Probabilities, Values
+from fusetune.predictions.objects import Objects
 from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Targets
 
 __all__ = ["Prepared", "divide", "load_prepared", "part_folder", "prepare"]
-
-TRUTHS = (Targets, LabelSets, Numbers)
-
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -44,8 +43,8 @@ class Prepared:
 
     Args:
         images: N readable images.
-        truth: Classes, sets of labels or numbers of all rows, and their names; each class occurs
-            in train.
+        truth: Classes, sets of labels, numbers or objects of all rows, and their names; each class
+            occurs in train.
         roles_N: `(N,)` one of train, validation, holdout, test.
         notes: What the user should know: ids that were prefixed, copies that were dropped.
         folds: Where members are fine-tuned without one fold of the rows at a time; all rows that
@@ -99,7 +98,7 @@ class Prepared:
         return replace(self, roles_N=roles_N, folds=None, derived=derived)
 
     def targets(self, role: str) -> Any:  # noqa: ANN401 - the task knows which
-        """The truth of a role's rows: `Targets`, `LabelSets` or `Numbers`, as the task has it."""
+        """The truth of a role's rows: `Targets`, `LabelSets`, `Numbers` or `Objects`."""
         return self.truth.take(self.rows(role))
 
     def fingerprint(self) -> str:
@@ -115,10 +114,11 @@ class Prepared:
         digest = hashlib.sha256(self.derived.encode())
         if self.derived:
             return digest.hexdigest()
-        classes, array = arrays_of(self.truth)
+        classes, arrays = arrays_of(self.truth)
         names = [self.ids.tolist(), self.roles_N.tolist(), list(classes)]
         digest.update(json.dumps(names).encode())
-        digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+        for array in arrays.values():
+            digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
         digest.update(b"".join(self.images.digests()))
         if self.folds is not None:
             digest.update(json.dumps(self.folds.roles_KN.tolist()).encode())
@@ -126,10 +126,11 @@ class Prepared:
 
     def save(self, folder: Path) -> None:
         """Write into an existing, empty folder; equal content gives equal bytes."""
-        classes, array = arrays_of(self.truth)
+        classes, arrays = arrays_of(self.truth)
         self.images.save(folder)
         np.save(folder / "ids.npy", self.ids)
-        np.save(folder / "truth.npy", array)
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
         np.save(folder / "roles.npy", self.roles_N)
         if self.folds is not None:
             np.save(folder / "folds.npy", self.folds.folds_N)
@@ -152,8 +153,8 @@ def load_prepared(folder: Path) -> Prepared:
         roles_N = np.load(folder / "roles.npy")
         return replace(load_prepared(folder.parent), roles_N=roles_N, folds=None)
     text = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
-    kind = {cls.__name__: cls for cls in TRUTHS}[text["truth"]]
-    ids, array = np.load(folder / "ids.npy"), np.load(folder / "truth.npy")
+    ids = np.load(folder / "ids.npy")
+    arrays = {path.stem: np.load(path) for path in folder.glob("truth*.npy")}
     folds = None
     if (folder / "folds.npy").exists():
         folds_N = np.load(folder / "folds.npy")
@@ -161,7 +162,7 @@ def load_prepared(folder: Path) -> Prepared:
         folds = Folds(folds_N, np.stack([np.load(path) for path in parts]))
     return Prepared(
         images=load_images(folder),
-        truth=kind(ids, tuple(text["classes"]), array),
+        truth=truth_of(text["truth"], ids, tuple(text["classes"]), arrays),
         roles_N=np.load(folder / "roles.npy"),
         notes=tuple(text["notes"]),
         folds=folds,
@@ -185,7 +186,7 @@ def prepare(
         limit: Most rows that may be train, validation or holdout, of those that are divided.
         seed: Of the division.
         kind: What members will predict, which says what is to be read: classes, sets of labels
-            (`Marginals`) or numbers (`Values`).
+            (`Marginals`), numbers (`Values`) or objects (`Boxes`).
 
     Returns:
         The used rows in the order of the sources. Images that decode to one size, and to at most
@@ -196,7 +197,11 @@ def prepare(
             same bytes in two roles, an empty role, or a class without train rows; it is named.
         InvalidValue: Roles or a limit that no rows can satisfy.
     """
-    others: dict[type[Kind], type[GroundTruth]] = {Marginals: LabelSets, Values: Numbers}
+    others: dict[type[Kind], type[GroundTruth]] = {
+        Marginals: LabelSets,
+        Values: Numbers,
+        Boxes: Objects,
+    }
     truth = others.get(kind)
     parts = {
         split: data.read() if truth is None else data.read_as(truth)
@@ -251,10 +256,10 @@ def _combine(parts: Mapping[str, Rows]) -> tuple[Rows, Strings, tuple[str, ...]]
         )
     given_N = np.concatenate([_given_roles(split, rows) for split, rows in parts.items()])
     ids = [rows.ids for rows in parts.values()]
-    notes: tuple[str, ...] = ()
+    notes = tuple(note for rows in parts.values() for note in rows.notes)
     if len(np.unique(np.concatenate(ids))) < sum(map(len, ids)):
         ids = [np.char.add(f"{split}/", rows.ids) for split, rows in parts.items()]
-        notes = ("the splits share ids, so every id has its split's name in front",)
+        notes += ("the splits share ids, so every id has its split's name in front",)
     labels = [rows.labels for rows in parts.values() if rows.labels is not None]
     declared = dict.fromkeys(name for rows in parts.values() for name in rows.classes)
     named = np.concatenate(ids)
@@ -264,26 +269,9 @@ def _combine(parts: Mapping[str, Rows]) -> tuple[Rows, Strings, tuple[str, ...]]
         images=concat_images([rows.images for rows in parts.values()]),
         labels=np.concatenate(labels) if labels else None,
         classes=tuple(declared),
-        truth=_joined(truths, named) if truths else None,
+        truth=joined(truths, named) if truths else None,
     )
     return rows, given_N, notes
-
-
-def _joined(parts: Sequence[Numbers | LabelSets], ids: Ids) -> Numbers | LabelSets:
-    """The truth of several splits; a label that a split does not know is in none of its rows."""
-    first = parts[0]
-    if isinstance(first, LabelSets):
-        sets = [part for part in parts if isinstance(part, LabelSets)]
-        classes = tuple(dict.fromkeys(name for part in sets for name in part.classes))
-        return LabelSets(ids, classes, np.concatenate([part.over(classes) for part in sets]))
-    numbers = [part for part in parts if isinstance(part, Numbers)]
-    if other := next((part for part in numbers if part.names != first.names), None):
-        raise DataError(
-            f"the splits have the numbers {name_some(first.names)} and {name_some(other.names)}",
-            "the same columns, in one order, in every split",
-            "Name the same columns in the label of each.",
-        )
-    return Numbers(ids, first.names, np.concatenate([part.values_ND for part in numbers]))
 
 
 def _given_roles(split: str, rows: Rows) -> Strings:

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A folder of image files, one subfolder per class."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 
 from fusetune.data.dataset import Dataset, Rows, check_path
 from fusetune.data.inputs import IMAGE_ENDINGS, FileImages
+from fusetune.data.listing import listed_images
 from fusetune.data.roles import ROLES
 from fusetune.errors import DataError, counted, name_some
 
@@ -38,7 +38,7 @@ class Folder(Dataset):
         if check_path(self.path).is_file():
             self._check_ending()
             return Rows(np.array([self.path.name]), FileImages((self.path,)))
-        names = sorted(_listed(self.path))
+        names = sorted(listed_images(self.path))
         if not names:
             raise DataError(
                 f"the folder '{self.path}' holds no images",
@@ -88,17 +88,3 @@ class Folder(Dataset):
                 f"Give each split: data: {{train: {{source: folder, path: "
                 f"{self.path.name}/{first}}}, test: ...}}.",
             )
-
-
-def _listed(folder: Path) -> list[str]:
-    """Paths of the images below a folder, relative to it, with forward slashes."""
-    found = []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = PurePath(place).relative_to(folder)
-        found += [
-            (below / name).as_posix()
-            for name in files
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_ENDINGS
-        ]
-    return found
