@@ -102,17 +102,16 @@ class Ensemble:
 
     def _predicted(self, name: str, rows: Any) -> Any:  # noqa: ANN401
         """What a member predicts: the mean over its models, of which most members have one."""
-        from fusetune.finetune.steps import member_outputs
+        from fusetune.finetune.steps import in_pixels, member_outputs
 
         objectives = self.members[name].objectives or (self.objective,)
-        return mean_prediction(
-            [
-                _objective(settings).to_prediction(
-                    rows.ids, self.classes, member_outputs(model, rows.images)
-                )
-                for settings, model in zip(objectives, self._models(name), strict=True)
-            ]
-        )
+        predictions = [
+            _objective(settings).to_prediction(
+                rows.ids, self.classes, member_outputs(model, rows.images)
+            )
+            for settings, model in zip(objectives, self._models(name), strict=True)
+        ]
+        return mean_prediction([in_pixels(one, rows.images) for one in predictions])
 
     def _read(self, paths: Any, names: Sequence[str]) -> Stack[Any]:  # noqa: ANN401
         from fusetune.predictions.pool import read_members

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from fusetune.data.roles import Roles
 from fusetune.errors import RecipeError, name_some, unknown_name
 from fusetune.finetune.settings import FineTune
 from fusetune.finetune.snapshots import WEIGHTS, Snapshot, snapshot_names
@@ -15,10 +16,19 @@ from fusetune.finetune.soup_entry import SoupOf, check_soup, names_of
 from fusetune.fuse.soup import Soup
 from fusetune.members.source import Source
 from fusetune.plugins import find
+from fusetune.predictions.boxes import Boxes
 from fusetune.predictions.stack import RESERVED_MEMBERS
+from fusetune.task import Task
 from fusetune.values import build, build_plugin, mapping, merged, plain, short, text
 
-__all__ = ["MemberEntry", "candidate_entries", "finetune_block", "member_entries"]
+__all__ = [
+    "MemberEntry",
+    "candidate_entries",
+    "check_averages",
+    "check_folds",
+    "finetune_block",
+    "member_entries",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,3 +258,42 @@ def finetune_block(
     block = mapping(content, where)
     whole = merged({} if default is None else plain(default), block)
     return build(FineTune, whole, where, folder)
+
+
+def check_folds(members: Sequence[MemberEntry], roles: Roles) -> None:
+    """Refuse, with folds, members that are made of others."""
+    if roles.folds is None:
+        return
+    for entry in members:
+        if entry.soup is not None:
+            raise RecipeError(
+                f"'{entry.name}' is a soup, and data.roles.folds is {roles.folds}",
+                "a holdout that no model has trained on, by which a soup is chosen",
+                "Remove the soup, or remove folds.",
+            )
+        if entry.snapshot is not None or entry.teacher is not None:
+            key = "distill" if entry.snapshot is None else "snapshots"
+            raise RecipeError(
+                f"'{entry.run}' has finetune.{key}, and data.roles.folds is {roles.folds}",
+                "members with folds that are fine-tuned each by themselves",
+                f"Remove {key}, or remove folds.",
+            )
+
+
+def check_averages(members: Sequence[MemberEntry], roles: Roles, task: Task) -> None:
+    """Refuse what needs an average of predictions, which boxes do not have."""
+    if task.kind is not Boxes:
+        return
+    if roles.folds is not None:
+        raise RecipeError(
+            f"data.roles.folds is {roles.folds}, and task is '{task.name}'",
+            "a holdout: boxes of several models of a member have no average",
+            "Remove folds.",
+        )
+    for entry in members:
+        if entry.soup is not None:
+            raise RecipeError(
+                f"'{entry.name}' is a soup, and task is '{task.name}'",
+                "members that are fine-tuned: soups of detectors are not judged yet",
+                "Remove the soup.",
+            )

@@ -9,7 +9,14 @@ from typing import Any, Literal
 from fusetune.calibrate.calibrator import Calibrator
 from fusetune.data.dataset import Dataset
 from fusetune.data.roles import Roles
-from fusetune.entries import MemberEntry, candidate_entries, finetune_block, member_entries
+from fusetune.entries import (
+    MemberEntry,
+    candidate_entries,
+    check_averages,
+    check_folds,
+    finetune_block,
+    member_entries,
+)
 from fusetune.errors import RecipeError, unknown_name
 from fusetune.evaluate.verdict import VerdictRule
 from fusetune.finetune.objective import Objective
@@ -147,8 +154,8 @@ def load_recipe(
     if task.objective is None:
         raise RecipeError(
             f"task is '{task.name}', which fine-tunes nothing",
-            "a task whose members are fine-tuned: image_classification, image_regression or "
-            "image_multilabel",
+            "a task whose members are fine-tuned: image_classification, image_regression, "
+            "image_multilabel or object_detection",
             "Fuse prediction files of this task with `fusetune fuse`.",
         )
     judge = content.get("metric", task.default_metric)
@@ -157,7 +164,8 @@ def load_recipe(
     default = finetune_block(content.get("finetune", {}), "finetune", FineTune(), folder)
     members, scout = _members_and_scout(content, task, default, folder)
     data = _data(content["data"], folder)
-    _check_folds(members, data.roles)
+    check_folds(members, data.roles)
+    check_averages(members, data.roles, task)
     objective = find(Objective, task.objective)()
     for entry in (*members, *(scout.candidates if scout else ())):
         if entry.finetune is not None:
@@ -173,26 +181,6 @@ def load_recipe(
         verdict=build(VerdictRule, content.get("verdict", {}), "verdict", folder),
         parallel=_parallel(content.get("parallel", 1)),
     )
-
-
-def _check_folds(members: Sequence[MemberEntry], roles: Roles) -> None:
-    """Refuse, with folds, members that are made of others."""
-    if roles.folds is None:
-        return
-    for entry in members:
-        if entry.soup is not None:
-            raise RecipeError(
-                f"'{entry.name}' is a soup, and data.roles.folds is {roles.folds}",
-                "a holdout that no model has trained on, by which a soup is chosen",
-                "Remove the soup, or remove folds.",
-            )
-        if entry.snapshot is not None or entry.teacher is not None:
-            key = "distill" if entry.snapshot is None else "snapshots"
-            raise RecipeError(
-                f"'{entry.run}' has finetune.{key}, and data.roles.folds is {roles.folds}",
-                "members with folds that are fine-tuned each by themselves",
-                f"Remove {key}, or remove folds.",
-            )
 
 
 def _content(

@@ -84,11 +84,13 @@ class Dataset(abc.ABC):
             DataError: As `read`, or the source knows nothing but one class per image.
         """
         words = {Numbers: "numbers", LabelSets: "sets of labels", Objects: "boxes of objects"}
-        remedies = {Objects: "Use the source boxes, with images and annotations."}
+        remedy = "Use the source table, with label naming the columns."
+        if truth is Objects:
+            remedy = "Use the source boxes, with images and annotations."
         raise DataError(
             f"the source {self.name} gives one class per image",
             f"one that gives {words.get(truth, truth.__name__)}, as the task wants",
-            remedies.get(truth, "Use the source table, with label naming the columns."),
+            remedy,
         )
 
 

@@ -49,6 +49,7 @@ def draw_scene(size: int, seed: int, number: int) -> Scene:
     random = np.random.default_rng([seed, number])
     canvas = _ground(size, random)
     masks: list[Mask] = []
+    boxes: list[list[float]] = []
     labels: list[int] = []
     for _ in range(int(random.integers(1, MOST + 1))):
         for _ in range(TRIES):
@@ -63,10 +64,10 @@ def draw_scene(size: int, seed: int, number: int) -> Scene:
         masks = [old & ~mask for old in masks]
         masks.append(mask)
         labels.append(label)
-        boxes = _box(mask) if len(labels) == 1 else np.concatenate([boxes, _box(mask)])
+        boxes.append(_box(mask))
     noisy = canvas + NOISE * random.standard_normal(canvas.shape)
     pixels = np.round(np.clip(noisy, 0, 255)).astype(np.uint8)
-    return Scene(pixels, boxes, np.array(labels, dtype=np.int64))
+    return Scene(pixels, np.array(boxes), np.array(labels, dtype=np.int64))
 
 
 def _ground(size: int, random: np.random.Generator) -> Floats:
@@ -102,8 +103,8 @@ def _shape(name: str, size: int, random: np.random.Generator) -> Mask:
     return masks[name]
 
 
-def _box(mask: Mask) -> Floats:
-    """`(1, 4)` edges around a mask."""
+def _box(mask: Mask) -> list[float]:
+    """Left, top, right and bottom around a mask."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    edges = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-    return np.array([edges], dtype=np.float64)
+    edges = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    return [float(edge) for edge in edges]

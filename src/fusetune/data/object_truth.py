@@ -71,9 +71,7 @@ def _check_sizes(objects: Objects, sizes_N2: Floats) -> None:
         )
 
 
-def of_classes(
-    objects: Objects, chosen: Sequence[str] | None
-) -> tuple[Objects, tuple[str, ...]]:
+def of_classes(objects: Objects, chosen: Sequence[str] | None) -> tuple[Objects, tuple[str, ...]]:
     """The objects of the chosen classes that there are any of, and notes on what was left out.
 
     Raises:
@@ -90,8 +88,7 @@ def of_classes(
     notes = []
     if empty := [name for name in wanted if name not in kept]:
         notes.append(
-            f"{counted(len(empty), 'class')} without an object left out: "
-            f"{name_some(empty)}"
+            f"{counted(len(empty), 'class')} without an object left out: {name_some(empty)}"
         )
     place_C = np.array([kept.index(n) if n in kept else -1 for n in objects.classes] or [-1])
     labels_K = place_C[objects.labels_K]

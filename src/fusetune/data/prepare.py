@@ -37,6 +37,7 @@ from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Target
 
 __all__ = ["Prepared", "divide", "load_prepared", "part_folder", "prepare"]
 
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """Checked rows, each with one role.

@@ -6,6 +6,7 @@ Shapes: N rows, K objects of all rows, C classes.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Target
 
 __all__ = ["arrays_of", "contents_of", "joined", "present_classes", "truth_of"]
 
-TRUTHS = {cls.__name__: cls for cls in (Targets, LabelSets, Numbers, Objects)}
+TRUTHS: tuple[type[Targets] | type[LabelSets] | type[Numbers], ...] = (Targets, LabelSets, Numbers)
 OF_OBJECTS = ("offsets", "boxes_K4", "labels_K", "crowd_K", "ignored_K", "areas_K", "sizes_N2")
 
 
@@ -45,9 +46,9 @@ def truth_of(
         arrays: By their names.
     """
     if kind == Objects.__name__:
-        return Objects(ids, names, **{name: arrays[f"truth-{name}"] for name in OF_OBJECTS})
-    made: GroundTruth = TRUTHS[kind](ids, names, arrays["truth"])
-    return made
+        given: dict[str, Any] = {name: arrays[f"truth-{name}"] for name in OF_OBJECTS}
+        return Objects(ids, names, **given)
+    return {cls.__name__: cls for cls in TRUTHS}[kind](ids, names, arrays["truth"])
 
 
 def contents_of(truth: GroundTruth) -> Array:

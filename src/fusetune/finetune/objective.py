@@ -6,7 +6,8 @@ from dataclasses import fields
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from fusetune.errors import InvalidValue
-from fusetune.finetune.settings import FineTune
+from fusetune.finetune.settings import Augmentation, FineTune
+from fusetune.members.member import Gives
 from fusetune.plugins import plugin_name
 from fusetune.predictions.kinds import Array, Ids, Kind
 from fusetune.predictions.targets import AnyTargets
@@ -33,6 +34,10 @@ class Objective(abc.ABC, Generic[K]):
     """Whether a teacher's outputs can be softened by a temperature."""
     unused: ClassVar[tuple[str, ...]] = ()
     """Keys of `finetune:` that mean nothing here: they have to stay at their defaults."""
+    unused_augmentation: ClassVar[tuple[str, ...]] = ()
+    """Keys of `finetune.augmentation:` likewise."""
+    takes: ClassVar[Gives] = "logits"
+    """What its models give."""
 
     @property
     def name(self) -> str:
@@ -58,11 +63,17 @@ class Objective(abc.ABC, Generic[K]):
                 "keys that change something",
                 "Leave it out.",
             )
-        defaults = {field.name: field.default for field in fields(FineTune)}
-        for name in self.unused:
+        self._check_unused(settings, self.unused, "finetune")
+        self._check_unused(settings.augmentation, self.unused_augmentation, "finetune.augmentation")
+
+    def _check_unused(
+        self, settings: FineTune | Augmentation, unused: tuple[str, ...], where: str
+    ) -> None:
+        defaults = {field.name: field.default for field in fields(settings)}
+        for name in unused:
             if getattr(settings, name) != defaults[name]:
                 raise InvalidValue(
-                    f"finetune.{name} is {getattr(settings, name)}, and the objective {self.name} "
+                    f"{where}.{name} is {getattr(settings, name)}, and the objective {self.name} "
                     "does not use it",
                     "keys that change something",
                     "Leave it out.",
@@ -80,6 +91,23 @@ class Objective(abc.ABC, Generic[K]):
         """Targets, as `loss` takes them, of images mixed with others: `shares_B` of the first."""
         return others + (targets - others) * shares_B[:, None]
 
+    def moved(
+        self, targets: Tensor, draws_BD: Tensor, augmentation: Augmentation, sides: tuple[int, int]
+    ) -> Tensor:
+        """Targets of augmented images: what has a place there moves along; most have none.
+
+        Args:
+            targets: Of the batch.
+            draws_BD: What the images were augmented by.
+            augmentation: How.
+            sides: Height and width of the images in pixels.
+        """
+        return targets
+
+    def shown(self, targets: Tensor) -> tuple[Tensor, ...]:
+        """What a model in training takes beside the images: detectors, the targets; most, nothing."""
+        return ()
+
     def class_weights(self, targets: Array, num_classes: int, settings: FineTune) -> Array | None:
         """`(C,)` float32 weights that `loss` takes, from all train rows' targets; None: no weights."""
         return None
@@ -96,7 +124,10 @@ class Objective(abc.ABC, Generic[K]):
         settings: FineTune,
         weights_C: Tensor | None = None,
     ) -> Tensor:
-        """Mean loss of a batch as a scalar tensor, from what the model returned in training mode."""
+        """Mean loss of a batch as a scalar tensor, from what the model returned in training mode.
+
+        A model that was `shown` the targets returned its losses.
+        """
 
     def soft_targets(self, outputs: Array, temperature: float) -> Array:
         """`(N, D)` float32 of a teacher's raw outputs, as `teaching_loss` takes them; means mean mixtures.

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fusetune.data.image_sizes import image_sizes
 from fusetune.data.inputs import Images
 from fusetune.data.prepare import Prepared, load_prepared
 from fusetune.errors import InvalidValue, WeightsError
@@ -20,14 +21,16 @@ from fusetune.fuse.state_dicts import state_checksum
 from fusetune.members.member import Member
 from fusetune.members.source import Source
 from fusetune.plugins import find
-from fusetune.predictions.files import write_columnar
-from fusetune.predictions.kinds import Array, Columnar
+from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.files import write_prediction
+from fusetune.predictions.kinds import Array, Kind
 from fusetune.store.artifact import write_json
 
 __all__ = [
     "Finetuned",
     "check_member",
     "finetune_member",
+    "in_pixels",
     "member_outputs",
     "member_with",
     "predict_member",
@@ -68,13 +71,7 @@ def check_member(
     """
     source.check()
     member = source.load(classes)
-    if member.head_kept and not objective.keeps_heads:
-        raise InvalidValue(
-            f"'{source.member_name}' keeps its checkpoint's head, whose outputs the objective "
-            f"{objective.name} cannot take as they are",
-            "a new head",
-            "Write head: replace.",
-        )
+    _check_outputs(source, member, objective)
     if finetune is None and not member.head_kept:
         raise WeightsError(
             f"'{source.member_name}' would be used with `finetune: none`, but its head is new",
@@ -93,6 +90,25 @@ def check_member(
         "head_kept": member.head_kept,
         "bytes": None if finetune is None else engine.finetune_bytes(member, finetune),
     }
+
+
+def _check_outputs(source: Source, member: Member, objective: Objective[Any]) -> None:
+    """Refuse members whose outputs the objective cannot take."""
+    if member.gives != objective.takes:
+        raise InvalidValue(
+            f"'{source.member_name}' gives {member.gives}, and the objective {objective.name} "
+            f"takes {objective.takes}",
+            f"a source of models that give {objective.takes}",
+            "Use mini_detection or torchvision_detection for task: object_detection, and the other "
+            "sources for the other tasks.",
+        )
+    if member.head_kept and not objective.keeps_heads:
+        raise InvalidValue(
+            f"'{source.member_name}' keeps its checkpoint's head, whose outputs the objective "
+            f"{objective.name} cannot take as they are",
+            "a new head",
+            "Write head: replace.",
+        )
 
 
 def finetune_member(
@@ -187,11 +203,18 @@ def predict_member(
             seconds += max(one.seconds_per_row for one in known) * len(rows)
         seconds, done = seconds + time.perf_counter() - before, done + len(rows)
         prediction = objective.to_prediction(prepared.ids[rows], member.classes, outputs)
-        assert isinstance(prediction, Columnar)
-        write_columnar(folder / f"{role}.parquet", prediction)
+        prediction = in_pixels(prediction, prepared.images.take(rows))
+        write_prediction(folder / f"{role}.parquet", prediction)
     parameters = _engine(member).num_parameters(member)
     cost = {"predict_per_row": seconds / max(1, done), "parameters": parameters}
     write_json(folder / "cost.json", cost)
+
+
+def in_pixels(prediction: Kind, images: Images) -> Kind:
+    """The same prediction; boxes in pixels of the images, which they were shares of."""
+    if isinstance(prediction, Boxes) and prediction.relative:
+        return prediction.scaled(image_sizes(images), relative=False)
+    return prediction
 
 
 def _splits(

@@ -261,6 +261,7 @@ class Training:
         """One step of the optimizer; the device adds up the loss, and nobody waits for it."""
         settings = self.settings
         draws, targets = self.draws[rows], self.targets[rows]
+        targets = self.objective.moved(targets, draws, settings.augmentation, pixels.shape[1:3])
         pixels = augmented(pixels, draws, settings.augmentation)
         pixels, shares = mixed(pixels, draws, settings.augmentation)
         if shares is not None:
@@ -282,7 +283,7 @@ class Training:
         whole = self.trainee.model is self.model and num_rows == self.settings.batch_size
         model = self.compiled if whole and self.compiled is not None else self.trainee.model
         with autocast(self.state.precision, self.device):
-            outputs = model(self.trainee.model_input(pixels))
+            outputs = model(self.trainee.model_input(pixels), *self.objective.shown(targets))
         loss = self.objective.loss(outputs, targets, self.settings, self.class_weights)
         loss = self.lessons.blended(loss, outputs, soft)
         (loss * (len(pixels) / num_rows)).backward()

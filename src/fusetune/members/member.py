@@ -6,7 +6,10 @@ from typing import Any, Literal
 
 from fusetune.errors import InvalidValue
 
-__all__ = ["Member", "Preprocess", "PreprocessOverride"]
+__all__ = ["Gives", "Member", "Preprocess", "PreprocessOverride"]
+
+Gives = Literal["logits", "detections"]
+"""One number per class, or boxes with scores; see `detectors`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +113,7 @@ class Member:
             `("AuxLogits.fc", "fc")`): what "train the head only" trains.
         head_kept: True if the checkpoint's own head serves the task's classes.
         notes: What the user should know of the loading: missing and unexpected keys, a new head.
+        gives: What the model's outputs are.
     """
 
     model: Any
@@ -119,3 +123,4 @@ class Member:
     head: tuple[str, ...]
     head_kept: bool = False
     notes: tuple[str, ...] = ()
+    gives: Gives = "logits"

@@ -22,7 +22,7 @@ MEAN = (0.3, 0.3, 0.3)
 STD = (0.3, 0.3, 0.3)
 
 
-def _conv(num_in: int, num_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+def conv(num_in: int, num_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """Convolution that keeps the size (up to the stride), batch norm, ReLU."""
     return nn.Sequential(
         nn.Conv2d(num_in, num_out, kernel, stride, padding=kernel // 2, bias=False),
@@ -36,7 +36,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, num_in: int, num_out: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv1 = _conv(num_in, num_out, stride=stride)
+        self.conv1 = conv(num_in, num_out, stride=stride)
         self.conv2 = nn.Conv2d(num_out, num_out, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(num_out)
         self.shortcut: nn.Module = nn.Identity()
@@ -59,7 +59,7 @@ class ResNet(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.stem = _conv(3, 16)
+        self.stem = conv(3, 16)
         self.stages = nn.Sequential(
             ResidualBlock(16, 16),
             ResidualBlock(16, 32, stride=2),
@@ -87,14 +87,14 @@ class Vgg(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.convs = nn.Sequential(
-            _conv(3, 16),
-            _conv(16, 16),
+            conv(3, 16),
+            conv(16, 16),
             nn.MaxPool2d(2),
-            _conv(16, 32),
-            _conv(32, 32),
+            conv(16, 32),
+            conv(32, 32),
             nn.MaxPool2d(2),
-            _conv(32, 64),
-            _conv(64, 64),
+            conv(32, 64),
+            conv(64, 64),
         )
         self.pool = nn.AdaptiveMaxPool2d(2)
         self.hidden = nn.Sequential(nn.Linear(256, 128), nn.ReLU(inplace=True), nn.Dropout(0.3))
@@ -117,12 +117,12 @@ class InceptionBlock(nn.Module):
     def __init__(self, num_in: int, num_branch: int) -> None:
         super().__init__()
         half = num_branch // 2
-        self.point = _conv(num_in, num_branch, 1)
-        self.small = nn.Sequential(_conv(num_in, half, 1), _conv(half, num_branch))
+        self.point = conv(num_in, num_branch, 1)
+        self.small = nn.Sequential(conv(num_in, half, 1), conv(half, num_branch))
         self.large = nn.Sequential(
-            _conv(num_in, half, 1), _conv(half, num_branch), _conv(num_branch, num_branch)
+            conv(num_in, half, 1), conv(half, num_branch), conv(num_branch, num_branch)
         )
-        self.pooled = nn.Sequential(nn.AvgPool2d(3, 1, 1), _conv(num_in, num_branch, 1))
+        self.pooled = nn.Sequential(nn.AvgPool2d(3, 1, 1), conv(num_in, num_branch, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """`(B, C, H, W)` features, the branches' channels one after another."""
@@ -138,7 +138,7 @@ class Inception(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.stem = _conv(3, 24, 5)
+        self.stem = conv(3, 24, 5)
         self.blocks = nn.Sequential(
             nn.MaxPool2d(2),
             InceptionBlock(24, 16),

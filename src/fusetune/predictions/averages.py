@@ -9,21 +9,22 @@ from typing import TypeVar
 
 import numpy as np
 
-from fusetune.predictions.kinds import Columnar
+from fusetune.predictions.kinds import Columnar, Kind
 
 __all__ = ["mean_prediction"]
 
-C = TypeVar("C", bound=Columnar)
+P = TypeVar("P", bound=Kind)
 
 
-def mean_prediction(parts: Sequence[C]) -> C:
+def mean_prediction(parts: Sequence[P]) -> P:
     """The mean of each number, added up in double precision; one part is returned as it is.
 
     Of probabilities, marginals and values alike, not of the raw outputs before them: every model
     has a scale of its own there, and the most confident would decide.
 
     Args:
-        parts: Predictions of the same rows, in the same order, with the same columns.
+        parts: Predictions of the same rows, in the same order, with the same columns; one of any
+            kind, several of numbers.
 
     Returns:
         Rows and columns as in the parts, in their precision.
@@ -40,5 +41,7 @@ def mean_prediction(parts: Sequence[C]) -> C:
         return first
     assert all(part.columns == first.columns for part in others)
     assert all(np.array_equal(part.ids, first.ids) for part in others)
-    mean_NC = np.stack([part.array_NC for part in parts]).mean(axis=0, dtype=np.float64)
+    assert isinstance(first, Columnar)
+    arrays = [part.array_NC for part in parts if isinstance(part, Columnar)]
+    mean_NC = np.stack(arrays).mean(axis=0, dtype=np.float64)
     return first.with_array(first.columns, mean_NC.astype(first.array_NC.dtype))

@@ -28,7 +28,15 @@ from fusetune.predictions.tables import (
 )
 from fusetune.predictions.targets import replaced
 
-__all__ = ["Found", "box_columns", "boxes_of", "object_columns", "read_found", "write_boxes"]
+__all__ = [
+    "Found",
+    "box_columns",
+    "boxes_of",
+    "object_columns",
+    "read_boxes",
+    "read_found",
+    "write_boxes",
+]
 
 CORNERS = ("x1", "y1", "x2", "y2")
 CALLED: Mapping[str, tuple[str, ...]] = {  # other names of the columns
@@ -149,6 +157,23 @@ def write_boxes(path: Path, boxes: Boxes) -> None:
     """Write detections as a table; see `box_columns`. Parquet also keeps the classes and the unit."""
     about = {CLASSES: json.dumps(boxes.classes), RELATIVE: json.dumps(boxes.relative)}
     write_table(path, box_columns(boxes), about)
+
+
+def read_boxes(path: Path) -> Boxes:
+    """Read what `write_boxes` wrote, in Parquet: rows, classes and unit as they were.
+
+    Raises:
+        PredictionError: It cannot be read, or lacks a part.
+    """
+    with named_errors(path):
+        found = _from_table(path)
+        row_of = {name: row for row, name in enumerate(found.images)}
+        rows_K = np.array([row_of[name] for name in found.images_K.tolist()], dtype=np.int64)
+        place = {name: index for index, name in enumerate(found.classes)}
+        labels_K = np.array([place[name] for name in found.labels_K.tolist()], dtype=np.int64)
+        corners = (found.boxes_K4, found.scores_K, labels_K)
+        boxes = Boxes.from_entries(np.array(found.images, str), found.classes, rows_K, corners)
+        return replaced(boxes, relative=found.relative)
 
 
 def box_columns(boxes: Boxes) -> dict[str, Array]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from fusetune.errors import PredictionError, name_some
 from fusetune.predictions.boxes import Boxes
-from fusetune.predictions.detections import object_columns, write_boxes
+from fusetune.predictions.detections import object_columns, read_boxes, write_boxes
 from fusetune.predictions.kinds import Array, Columnar, Kind, Marginals, Probabilities, Values
 from fusetune.predictions.objects import Objects
 from fusetune.predictions.tables import ID, TARGET, Table, named_errors, read_table, write_table
@@ -22,6 +22,7 @@ from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Target
 __all__ = [
     "columnar_columns",
     "read_columnar",
+    "read_prediction_of",
     "read_probabilities",
     "read_targets",
     "read_truth",
@@ -76,6 +77,14 @@ def write_prediction(path: Path, prediction: Kind) -> None:
     else:
         assert isinstance(prediction, Columnar)
         write_columnar(path, prediction)
+
+
+def read_prediction_of(path: Path, kind: type[Kind]) -> Kind:
+    """Read what `write_prediction` wrote of a kind, in Parquet."""
+    if kind is Boxes:
+        return read_boxes(path)
+    assert issubclass(kind, Columnar)
+    return read_columnar(path, kind)
 
 
 def write_probabilities(path: Path, probabilities: Probabilities) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from fusetune.entries import MemberEntry
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.steps import Finetuned
+from fusetune.plugins import find
 from fusetune.predictions.kinds import Array
 from fusetune.stages.scouting import known_view, looked_at, looking
 from fusetune.store.alone import alone
@@ -41,7 +42,8 @@ def feature_steps(context: "Context", entry: MemberEntry) -> dict[str, Step]:
     """
     if entry.finetune is None or not entry.finetune.reads_features:
         return {}
-    if entry.source.weights == "none":
+    task = context.recipe.task
+    if entry.source.weights == "none" or find(Objective, task.objective or "").takes != "logits":
         return {}
     given = entry.source.preprocess
     sees_views = given is not None and bool(given.test_flip or given.test_shift)

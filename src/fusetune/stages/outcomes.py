@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From members' artifacts to what is judged, shown and taken home."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +18,9 @@ from fusetune.finetune.objective import Objective
 from fusetune.fuse.method import Fusion
 from fusetune.metric import Metric
 from fusetune.plugins import find
-from fusetune.predictions.files import read_columnar
-from fusetune.predictions.kinds import Array, Columnar
+from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.files import read_prediction_of
+from fusetune.predictions.kinds import Array
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import Targets
 from fusetune.report.contents import FOLD, THUMBNAILS
@@ -45,11 +47,10 @@ THUMBNAIL_PIXELS = 96
 def judge_of(context: Context, finished: Sequence[Outcome]) -> Judge:
     """The judged rows with the predictions of the members that finished."""
     prepared, kind = context.prepared, context.recipe.task.kind
-    assert issubclass(kind, Columnar)
     stacks = {}
     for role in prepared.judged_roles:
         predictions = {
-            o.entry.name: read_columnar(o.predicted.path(f"{role}.parquet"), kind)
+            o.entry.name: read_prediction_of(o.predicted.path(f"{role}.parquet"), kind)
             for o in finished
             if o.predicted is not None
         }
@@ -63,16 +64,29 @@ def judge_of(context: Context, finished: Sequence[Outcome]) -> Judge:
 def judge_without_members(context: Context) -> Judge:
     """The judged rows, and by what predictions of them will be judged."""
     prepared, recipe = context.prepared, context.recipe
-    names = dict.fromkeys((recipe.metric.name, *recipe.task.metrics))
+    targets = {role: prepared.targets(role) for role in prepared.judged_roles}
+    others = [find(Metric, name)() for name in recipe.task.metrics if name != recipe.metric.name]
     return Judge(
         metric=recipe.metric,
-        metrics=[recipe.metric if n == recipe.metric.name else find(Metric, n)() for n in names],
+        metrics=[recipe.metric, *(one for one in others if _has_value(one, targets))],
         stacks={},
-        targets={role: prepared.targets(role) for role in prepared.judged_roles},
+        targets=targets,
         costs={},
         rule=recipe.verdict,
         seed=recipe.seed,
     )
+
+
+def _has_value(metric: Metric[Any], targets: Mapping[str, Any]) -> bool:
+    """False for average precision of small objects, say, where a role has none of them."""
+    if Boxes not in metric.accepts:
+        return True
+    values = []
+    for truth in targets.values():
+        none = (np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=np.int64))
+        nothing = Boxes.from_entries(truth.ids, truth.classes, none[2], none)
+        values.append(metric.value(metric.statistics(nothing, truth)))
+    return all(map(math.isfinite, values))
 
 
 def publish_predictions(context: Context, outcomes: Sequence[Outcome]) -> None:

@@ -13,11 +13,11 @@ __all__ = ["ObjectDetection"]
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectDetection(Task):
-    """Which objects does an image show, and where? Fuses detection files; fine-tunes nothing."""
+    """Which objects does an image show, and where?"""
 
     title: ClassVar[str] = "Object detection"
     kind: ClassVar[type[Kind]] = Boxes
-    objective: ClassVar[str | None] = None
+    objective: ClassVar[str | None] = "detection"
     default_metric: ClassVar[str] = "coco_map"
     metrics: ClassVar[tuple[str, ...]] = (
         "coco_map",

@@ -5,8 +5,6 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from fusetune.data.dataset import Dataset, Rows, check_path
 from fusetune.data.image_sizes import image_sizes
 from fusetune.data.inputs import FileImages
@@ -76,7 +74,9 @@ class Boxes(Dataset):
             known = read_annotations(annotations, repair=self.repair, classes=self.names or ())
         except PredictionError as error:
             raise DataError(
-                error.given, error.expected, error.remedy.replace("pass --repair", "write repair: true")
+                error.given,
+                error.expected,
+                error.remedy.replace("pass --repair", "write repair: true"),
             ) from error
         found = self._found(images)
         if known.numbers:

@@ -43,7 +43,7 @@ class Scenes(Dataset):
     """
 
     num_images: int = 500
-    size: int = 96
+    size: int = 64
     scene_seed: int = 0
 
     def __post_init__(self) -> None:

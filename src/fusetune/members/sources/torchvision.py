@@ -1,23 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """torchvision's image classification models."""
 
-import contextlib
 import re
-import socket
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fusetune.errors import InvalidValue, WeightsError, unknown_name
+from fusetune.errors import InvalidValue, unknown_name
 from fusetune.members.heads import forked_seed
 from fusetune.members.loading import Pretrained, check_fields, make_member
 from fusetune.members.member import Member, Preprocess, PreprocessOverride
 from fusetune.members.source import Source
+from fusetune.members.torchvision_files import fetched, torchvision_models
 from fusetune.members.weights import Weights, read_weights
-from fusetune.plugins import missing_extra
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,13 +40,11 @@ class Torchvision(Source):
     """
 
     INCEPTION_AUX_SIZE: ClassVar[int] = 299
-    DOWNLOAD_TIMEOUT_S: ClassVar[float] = 30.0
-    """Of one silent read, not of the whole download."""
 
     @classmethod
     def model_names(cls) -> tuple[str, ...]:
         """All classification models."""
-        return tuple(_models().list_models(module=_models()))
+        return tuple(torchvision_models().list_models(module=torchvision_models()))
 
     def own_classes(self) -> tuple[str, ...] | None:
         """ImageNet's for the default weights."""
@@ -101,7 +94,7 @@ class Torchvision(Source):
             raise unknown_name(
                 "classification model of torchvision", self.model, self.model_names()
             )
-        return _models().get_model_weights(self.model).DEFAULT
+        return torchvision_models().get_model_weights(self.model).DEFAULT
 
     def _preprocess(self) -> Preprocess:
         preset = self._entry().transforms()
@@ -145,7 +138,11 @@ class Torchvision(Source):
         return models.get_model(self.model, weights=None, **options)
 
     def _read(self) -> Weights:
-        weights = read_weights(self.weights if isinstance(self.weights, Path) else self._fetch())
+        weights = read_weights(
+            self.weights
+            if isinstance(self.weights, Path)
+            else fetched(self._entry(), self.member_name)
+        )
         tensors = dict(weights.tensors)
         if self.model.startswith("densenet"):  # names that torch no longer allows
             old = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
@@ -156,46 +153,3 @@ class Torchvision(Source):
             patch = int(self.model.rpartition("_")[2])
             tensors = interpolate_embeddings(self._preprocess().size, patch, tensors)
         return Weights(weights.path, tensors, weights.versions, weights.notes)
-
-    def _fetch(self) -> Path:
-        """The default weights in torch's cache, downloaded if they are not there."""
-        from torch import hub
-
-        path = Path(hub.get_dir()) / "checkpoints" / self._file_name()
-        if path.exists():
-            return path
-        url = self._entry().url
-        digest = hub.HASH_REGEX.search(path.name)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _timeout(self.DOWNLOAD_TIMEOUT_S):
-                hub.download_url_to_file(
-                    url, str(path), digest and digest[1], progress=sys.stderr.isatty()
-                )
-        except (OSError, RuntimeError) as error:
-            raise WeightsError(
-                f"the weights of '{self.member_name}' could not be downloaded ({error})",
-                f"network access to {url}, or the file itself",
-                f"Fetch it elsewhere and put it at {path} (set TORCH_HOME to move that folder), "
-                f"or name it in the recipe: weights: path/to/{path.name}; or write weights: none.",
-            ) from None
-        return path
-
-
-def _models() -> ModuleType:
-    try:
-        from torchvision import models
-    except ImportError as error:
-        raise missing_extra(str(error.name), "vision") from None
-    return models
-
-
-@contextlib.contextmanager
-def _timeout(seconds: float) -> Iterator[None]:
-    """Limit the wait for a silent server: urlopen as torch calls it would wait forever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
