@@ -13,7 +13,7 @@ on where it was.
 import argparse
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps the runs")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--only", choices=TASKS)
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
@@ -56,17 +57,20 @@ def main() -> None:
         task = TASKS[name](options.work)
         found[name] = defaultdict(list)
         for seed in range(options.seeds):
-            for recipe, scores in scored(task, seed, options.work / f"{name}-{seed}").items():
+            folder = options.work / f"{name}-{seed}"
+            for recipe, scores in scored(task, options.recipes, seed, folder).items():
                 found[name][recipe] += scores
     show(found)
 
 
-def scored(task: ImageTask, seed: int, folder: Path) -> dict[str, list[tuple[float, float]]]:
+def scored(
+    task: ImageTask, recipes: Sequence[str], seed: int, folder: Path
+) -> dict[str, list[tuple[float, float]]]:
     """Recipe → accuracy and log-loss on test of every network that it fine-tuned."""
     members, recipe_of = [], {}
     for member in task.members:
-        for number, recipe in enumerate(RECIPES):
-            name = f"{member['name']}-{number}"
+        for recipe in recipes:
+            name = f"{member['name']}-{list(RECIPES).index(recipe)}"
             members.append({**member, "name": name, "finetune": finetune_of(recipe)})
             recipe_of[name] = recipe
     run = fusetune.run(
@@ -107,11 +111,11 @@ def show(found: Mapping[str, Mapping[str, list[tuple[float, float]]]]) -> None:
     }
     miss = {
         name: max(max(accuracy[task].values()) - accuracy[task][name] for task in found)
-        for name in RECIPES
+        for name in next(iter(found.values()))
     }
     print(f"| recipe | {' | '.join(found)} | mean | most it misses the best by | log-loss, mean |")
     print(f"| --- |{' ---: |' * (len(found) + 3)}")
-    for name in sorted(RECIPES, key=lambda name: miss[name]):
+    for name in sorted(miss, key=lambda name: miss[name]):
         row = [accuracy[task][name] for task in found]
         cells = " | ".join(f"{value:.2f}" for value in [*row, statistics.mean(row), miss[name]])
         print(f"| {name} | {cells} | {statistics.mean(losses[task][name] for task in found):.3f} |")
