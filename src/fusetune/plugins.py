@@ -24,6 +24,7 @@ _EXTRAS = {
     **dict.fromkeys(("torch", "accelerate", "safetensors"), "torch"),
     **dict.fromkeys(("torchvision", "timm"), "vision"),
     "transformers": "text",
+    "numba": "detection",
     "peft": "lora",
 }
 

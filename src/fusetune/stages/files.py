@@ -18,7 +18,8 @@ from fusetune.evaluate.verdict import Judged, VerdictRule
 from fusetune.fuse.method import FusionMethod
 from fusetune.metric import Metric, check_kind
 from fusetune.plugins import find
-from fusetune.predictions.files import write_columnar
+from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.files import write_prediction
 from fusetune.predictions.folds import stratified_share
 from fusetune.predictions.kinds import Array, Kind, Marginals, Probabilities, Values
 from fusetune.predictions.pool import Pool
@@ -45,6 +46,7 @@ TASKS: dict[type[Kind], str] = {
     Probabilities: "classification",
     Marginals: "multilabel",
     Values: "regression",
+    Boxes: "object_detection",
 }
 ROLES = ("train", "validation", "holdout", "test")
 
@@ -146,8 +148,7 @@ def judge_of_files(
     for role, stack in stacks.items():
         _check_value(judging, stack, targets[role], role)
     shown = [find(Metric, name)() for name in task.metrics if name != judging.name]
-    if quantiles:
-        shown = [one for one in shown if _is_defined(one, pool)]
+    shown = [one for one in shown if _is_defined(one, stacks, targets)]
     return Judge(
         metric=judging,
         metrics=[judging, *shown],
@@ -165,18 +166,26 @@ def _check_value(metric: Metric[Any], stack: Stack[Any], targets: GroundTruth, r
     if not math.isfinite(value):
         raise PredictionError(
             f"{metric.name} has no value on the {len(targets):,} {role} rows",
-            "rows of more than one class, as this metric needs",
+            "rows with what this metric needs: more than one class, or any object",
             "Give more rows, or choose another --metric.",
         )
 
 
-def _is_defined(metric: Metric[Any], pool: Pool) -> bool:
-    """Whether a metric can judge these predictions: RMSE wants quantiles around the median."""
+def _is_defined(
+    metric: Metric[Any], stacks: Mapping[str, Stack[Any]], targets: Mapping[str, GroundTruth]
+) -> bool:
+    """Whether a metric has a value in every role.
+
+    RMSE wants quantiles around the median, average precision of small objects such objects.
+    """
     try:
-        metric.statistics(pool.stack.parts[0], pool.truth.targets)
+        values = [
+            metric.value(metric.statistics(stack.parts[0], targets[role]))
+            for role, stack in stacks.items()
+        ]
     except PredictionError:
         return False
-    return True
+    return all(map(math.isfinite, values))
 
 
 def ensemble_of_files(pool: Pool, task: Task, fused: Artifact) -> Ensemble:
@@ -196,7 +205,7 @@ def publish_files(
         if role == "test" or judge.judged == "test":
             for name in stack.members:
                 path = experiment.folder / "predictions" / name / f"{role}.parquet"
-                write_columnar(path, stack[name])
+                write_prediction(path, stack[name])
     about = {
         "task": task.name,
         "classes": list(pool.stack.classes),
