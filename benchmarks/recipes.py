@@ -11,6 +11,7 @@ on where it was.
 """
 
 import argparse
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,22 +22,22 @@ from real_images import TASKS, ImageTask
 
 import fusetune
 
-BASE = {"epochs": 20, "batch_size": 32, "optimizer": {"name": "adamw", "lr": "range_test"}}
+BASE = {"epochs": 20, "batch_size": 32, "optimizer": {"name": "adamw", "lr": 1e-3}}
 RECIPES: dict[str, dict[str, Any]] = {
     "10 epochs, batches of 64, lr 3e-4": {"epochs": 10, "batch_size": 64, "lr": 3e-4},
     "base": {},
-    "lr 3e-4": {"lr": 3e-4},
-    "lr 1e-3": {"lr": 1e-3},
-    "lr 3e-3": {"lr": 3e-3},
-    "sgd": {"optimizer": {"name": "sgd", "lr": "range_test"}},
     "40 epochs": {"epochs": 40},
-    "batches of 16": {"batch_size": 16},
-    "smoothing 0.1": {"label_smoothing": 0.1},
-    "weight decay 0.05": {"weight_decay": 0.05},
-    "head first": {"train": "head_then_full", "head_epochs": 3},
-    "ema 0.98": {"ema": 0.98},
     "one cycle": {"schedule": {"name": "one_cycle"}},
-    "lr 1e-3, one cycle": {"lr": 1e-3, "schedule": {"name": "one_cycle"}},
+    "40 epochs, one cycle": {"epochs": 40, "schedule": {"name": "one_cycle"}},
+    "lr 3e-3": {"lr": 3e-3},
+    "range test": {"lr": "range_test"},
+    "smoothing 0.1": {"label_smoothing": 0.1},
+    "ema 0.98": {"ema": 0.98},
+    "head first": {"train": "head_then_full", "head_epochs": 3},
+    "layer decay 0.8": {"layer_decay": 0.8},
+    "weight decay 0.05": {"weight_decay": 0.05},
+    "batches of 16": {"batch_size": 16},
+    "sgd, range test": {"optimizer": {"name": "sgd", "lr": "range_test"}},
 }
 """Name → what differs from the base; `lr` and `weight_decay` are the optimizer's."""
 
@@ -70,7 +71,7 @@ def scored(
     members, recipe_of = [], {}
     for member in task.members:
         for recipe in recipes:
-            name = f"{member['name']}-{list(RECIPES).index(recipe)}"
+            name = f"{member['name']}-{re.sub('[^a-z0-9.]+', '-', recipe)}"
             members.append({**member, "name": name, "finetune": finetune_of(recipe)})
             recipe_of[name] = recipe
     run = fusetune.run(
