@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The objective detection, and a small detector in the one fine-tuning loop."""
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from fusetune.data.datasets.scenes import Scenes
-from fusetune.errors import InvalidValue
+from fusetune.errors import InvalidValue, MissingExtra
 from fusetune.finetune.engine import Plan, Split
 from fusetune.finetune.engines.torch import Torch
 from fusetune.finetune.objectives.detection import Detection
@@ -86,6 +87,12 @@ def test_settings_that_mean_nothing_for_boxes_are_refused(settings: Any, message
     Detection().check(SETTINGS)
     with pytest.raises(InvalidValue, match=message):
         Detection().check(FineTune(**settings))
+
+
+def test_without_numba_there_is_no_average_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"'numba' is not installed.*fusetune\[detection\]"):
+        Detection().check(SETTINGS)
 
 
 def test_a_classifier_is_no_detector() -> None:

@@ -4,6 +4,7 @@
 Shapes: B rows of a batch, N rows, K objects of a row, D detections of a row, C classes, L losses.
 """
 
+import importlib.util
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from fusetune.errors import InvalidValue
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.settings import Augmentation, FineTune
 from fusetune.members.member import Gives
+from fusetune.plugins import missing_extra
 from fusetune.predictions.boxes import Boxes
 from fusetune.predictions.kinds import Array, Ids
 from fusetune.predictions.matches import Summary, match_statistics, summary_values
@@ -54,7 +56,10 @@ class Detection(Objective[Boxes]):
 
         Raises:
             InvalidValue: Names the key.
+            MissingExtra: numba, which average precision is computed by, is not installed.
         """
+        if importlib.util.find_spec("numba") is None:
+            raise missing_extra("numba", "detection")
         super().check(settings)
         if settings.train not in TRAINS:
             raise InvalidValue(
