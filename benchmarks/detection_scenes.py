@@ -12,10 +12,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from fusetune import run
+from fusetune.data.prepare import load_prepared
+from fusetune.metrics.coco_map import CocoMap
+from fusetune.predictions.detections import read_boxes
+from fusetune.predictions.stack import rows_of
 
+RESAMPLES = 1000
 RECIPE = Path(__file__).parents[1] / "examples" / "detection_scenes.yaml"
 
 
@@ -34,6 +40,7 @@ def main() -> None:
     for seed, results in runs.items():
         print(f"## Seed {seed}\n\n{_table(results)}\n")
         print(f"{results['verdict']['sentence']}\n")
+        print(f"{_against_the_best(options.out / f'seed{seed}', results)}\n")
 
 
 def _today() -> str:
@@ -52,6 +59,31 @@ def _table(results: dict[str, Any]) -> str:
         mark = " (chosen)" if entry["name"] == results["chosen"] else ""
         lines.append(f"| {entry['name']}{mark} | {shown} | {minutes} |")
     return "\n".join(lines)
+
+
+def _against_the_best(folder: Path, results: dict[str, Any]) -> str:
+    """The gain over the member that is best on the test rows themselves, which nobody could choose."""
+    best = max(results["members"], key=lambda entry: entry["scores"]["test"]["coco_map"])["name"]
+    ensemble, member = (
+        read_boxes(folder / "predictions" / name / "test.parquet") for name in ("ensemble", best)
+    )
+    (data,) = (folder / "steps").glob("data-*")
+    truth = load_prepared(data).targets("test")
+    member = member.take(rows_of(member.ids, truth.ids))
+    ensemble = ensemble.take(rows_of(ensemble.ids, truth.ids))
+    random = np.random.default_rng(0)
+    rows = len(truth)
+    weights_RN = random.multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES).astype(float)
+    metric = CocoMap()
+    whole, resampled = (
+        [100 * metric.values(metric.statistics(one, truth), weights) for one in (ensemble, member)]
+        for weights in (np.ones((1, rows)), weights_RN)
+    )
+    low, high = np.quantile(resampled[0] - resampled[1], [0.025, 0.975])
+    return (
+        f"Against {best}, which is best on the test rows themselves: {whole[0][0] - whole[1][0]:+.2f} "
+        f"points (95 % interval {low:+.2f} to {high:+.2f}, {RESAMPLES:,} resamples of the images)."
+    )
 
 
 if __name__ == "__main__":
