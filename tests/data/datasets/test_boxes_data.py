@@ -229,6 +229,23 @@ def test_prepared_objects_are_stored_and_read_back(tmp_path: Path) -> None:
     assert other.fingerprint() != made.fingerprint()
 
 
+def test_what_was_left_out_is_noted_with_the_rows(images: Path) -> None:
+    """Splits of several sources keep their notes, and share classes by name."""
+    labels = images.parent / "labels"
+    labels.mkdir()
+    (labels / "one.txt").write_text("3 0.5 0.5 0.5 0.2\n0 0.25 0.5 0.5 1\n")
+    names = ("cross", "ring", "dog", "square")
+    parts = {
+        "train": Scenes(num_images=30, size=32),
+        "test": Boxes(images=images, annotations=labels, names=names),
+    }
+    made = prepare(parts, Roles(), kind=kinds.Boxes)
+    assert made.classes == ("circle", "cross", "ring", "square", "triangle")
+    test = made.targets("test")
+    assert [made.classes[label] for label in test.labels_K] == ["square", "cross"]
+    assert made.notes == ("2 classes without an object left out: 'ring', 'dog'",)
+
+
 def test_splits_join_by_class_name(images: Path) -> None:
     path = write_coco(images, coco())
     parts = {
