@@ -2,6 +2,7 @@
 """Images with annotated boxes in the three formats, and every fault that can be in them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fusetune.data.checks import check_copies
 from fusetune.data.datasets.boxes import Boxes
 from fusetune.data.datasets.scenes import Scenes
 from fusetune.data.prepare import load_prepared, prepare
@@ -244,6 +246,24 @@ def test_what_was_left_out_is_noted_with_the_rows(images: Path) -> None:
     test = made.targets("test")
     assert [made.classes[label] for label in test.labels_K] == ["square", "cross"]
     assert made.notes == ("2 classes without an object left out: 'ring', 'dog'",)
+
+
+def test_a_copy_in_two_roles_is_refused_and_its_objects_compared(images: Path) -> None:
+    Image.new("RGB", SIZES["one"], (0, 50, 20)).save(images / "copy.png")
+    labels = images.parent / "labels"
+    labels.mkdir()
+    for name, line in (("one", "0 0.5 0.5 0.5 0.2"), ("copy", "0 0.5 0.5 0.5 0.4")):
+        (labels / f"{name}.txt").write_text(line)
+    rows = Boxes(images=images, annotations=labels, names=("cat",)).read_as(Objects)
+    truth, roles_N = rows.truth, np.array(["train", "test", "train"])
+    assert rows.ids.tolist() == ["copy", "one", "two"]
+    with pytest.raises(
+        DataError, match=r"'copy' \(train\) = 'one' \(test\); 1 of them with two lab"
+    ):
+        check_copies(rows, truth, roles_N)
+    same = rows.take(np.array([0, 0]))
+    with pytest.raises(DataError, match=r"two roles for 1 image: [^;]*; expected"):
+        check_copies(replace(same, ids=rows.ids[:2]), same.truth, roles_N[:2])
 
 
 def test_splits_join_by_class_name(images: Path) -> None:
