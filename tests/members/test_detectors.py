@@ -199,6 +199,26 @@ def test_torchvisions_ssdlite_keeps_the_contract_and_its_weights(tmp_path: Path)
     assert all(torch.equal(state[name], value) for name, value in net.state_dict().items())
 
 
+@pytest.mark.slow
+def test_a_backbone_comes_from_a_classification_checkpoint(tmp_path: Path) -> None:
+    models = pytest.importorskip("torchvision.models")
+    from fusetune.members.sources.torchvision_detection import TorchvisionDetection
+
+    published = models.mobilenet_v3_large(weights=None).state_dict()
+    save_file(published, tmp_path / "mobilenet.safetensors")
+    source = TorchvisionDetection(
+        model="fasterrcnn_mobilenet_v3_large_320_fpn",
+        weights="none",
+        backbone=tmp_path / "mobilenet.safetensors",
+        preprocess=PreprocessOverride(size=64),
+    )
+    assert source.files() == (tmp_path / "mobilenet.safetensors",)
+    member = source.load(CLASSES)
+    state = member.model.net.backbone.body.state_dict()
+    assert state and all(torch.equal(published[f"features.{n}"], v) for n, v in state.items())
+    assert source.portable().backbone is None and source.portable().files() == ()
+
+
 def test_torchvision_names_that_are_no_detectors_are_refused() -> None:
     pytest.importorskip("torchvision")
     from fusetune.members.sources.torchvision_detection import TorchvisionDetection
@@ -209,3 +229,5 @@ def test_torchvision_names_that_are_no_detectors_are_refused() -> None:
         TorchvisionDetection(model="resnet18").check()
     with pytest.raises(InvalidValue, match="has weights and a backbone; expected one of them"):
         TorchvisionDetection(model="fcos_resnet50_fpn", backbone=Path("a.pth")).check()
+    with pytest.raises(InvalidValue, match="those of SSDs are cut and extended"):
+        TorchvisionDetection(model="ssd300_vgg16", weights="none", backbone=Path("a.pth")).check()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """torchvision's detection models."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from fusetune.errors import InvalidValue, unknown_name
 from fusetune.members.detectors import Detector, check_preprocess, make_detector
@@ -69,8 +69,8 @@ class TorchvisionDetection(Source):
 
     Args:
         backbone: Weights file of the backbone alone, as torchvision publishes them for
-            classification (`resnet50`, `vgg16`, ...); null: it has none of its own. With
-            `weights: none` only.
+            classification (`resnet50`, `mobilenet_v3_large`); null: it has none of its own. With
+            `weights: none` only, and not of SSDs, whose backbones are others.
 
     Example:
         >>> TorchvisionDetection(model="fcos_resnet50_fpn").member_name
@@ -94,6 +94,10 @@ class TorchvisionDetection(Source):
         """The weights file and the backbone's."""
         return (*super().files(), *((self.backbone,) if self.backbone else ()))
 
+    def portable(self) -> Self:
+        """Without the backbone's file, which fine-tuned weights replace."""
+        return replace(self, backbone=None)
+
     def check(self) -> None:
         """Find what can be wrong; the first call in a process imports torchvision."""
         if self.model not in self.model_names():
@@ -106,6 +110,12 @@ class TorchvisionDetection(Source):
                     f"'{self.member_name}' has weights and a backbone",
                     "one of them: the weights bring a backbone of their own",
                     "Write weights: none, or leave backbone out.",
+                )
+            if self.model.startswith("ssd"):
+                raise InvalidValue(
+                    f"'{self.member_name}' has a backbone, and those of SSDs are cut and extended",
+                    "a model with a feature pyramid",
+                    "Leave backbone out.",
                 )
             check_weights(self.backbone)
 
@@ -156,5 +166,5 @@ class TorchvisionDetection(Source):
     def _load_backbone(self, net: "nn.Module") -> tuple[str, ...]:
         """Copy a classification checkpoint's layers into the backbone's body."""
         assert self.backbone is not None
-        body = getattr(net.backbone, "body", net.backbone)
-        return load_weights(body, read_weights(self.backbone), head=(), keep_head=True)
+        weights = read_weights(self.backbone)
+        return load_weights(net.backbone.body, weights, head=(), keep_head=True)
