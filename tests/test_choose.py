@@ -4,18 +4,22 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from box_pools import box_pool, same_bits
 from fusetune.choose import BestMember, choose, cross_choose
 from fusetune.choose.blending import blend_plan
 from fusetune.errors import InvalidValue, PredictionError, UnknownName
 from fusetune.fuse.forms import Blend, WeightedAverage
 from fusetune.fuse.fusion import load_fusion, save_fusion
 from fusetune.fuse.method import FusionMethod
+from fusetune.fuse.methods.boxes.nms import Nms
+from fusetune.fuse.methods.boxes.weighted_boxes import WeightedBoxes
 from fusetune.fuse.methods.distributions.greedy_selection import GreedySelection
 from fusetune.fuse.methods.distributions.mean import Mean
 from fusetune.fuse.methods.distributions.weighted_mean import WeightedMean
 from fusetune.fuse.reweighted import Reweighted
 from fusetune.metric import Metric
 from fusetune.metrics.accuracy import Accuracy
+from fusetune.metrics.coco_map import CocoMap
 from fusetune.metrics.log_loss import LogLoss
 from fusetune.plugins import find
 from fusetune.predictions.folds import stratified_folds
@@ -414,3 +418,23 @@ def test_an_empty_holdout_is_refused():
     none = np.arange(0)
     with pytest.raises(PredictionError, match="no holdout row"):
         choose(stack.take(none), targets.take(none), Accuracy(), LINEAR)
+
+
+def test_boxes_have_no_average_so_auto_takes_the_best():
+    stack, targets = box_pool(rows=40)
+    methods = {"nms": Nms(), "weighted_boxes": WeightedBoxes()}
+    found = cross_choose(stack, targets, CocoMap(), methods)
+    assert found.chosen == "weighted_boxes" and "auto" not in found.fusions
+    metric = CocoMap()
+    values = {
+        name: metric.value(metric.statistics(part, targets.take(rows_of(targets.ids, part.ids))))
+        for name, part in found.cross_fitted.items()
+    }
+    assert max(values, key=values.get) == "weighted_boxes"
+    assert found.fusions["best_member"].members == (found.best_member,)
+    assert same_bits(
+        found.fusions["best_member"](stack), stack[found.best_member].over(stack.classes)
+    )
+    assert len(found.honest) == len(stack)
+    again = choose(stack, targets, CocoMap(), methods)
+    assert again.chosen == "weighted_boxes"

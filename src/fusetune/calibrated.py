@@ -15,7 +15,7 @@ from fusetune.fuse.forms import fit_weights
 from fusetune.fuse.method import Fusion, FusionMethod
 from fusetune.metric import Metric
 from fusetune.predictions.folds import stratified_folds
-from fusetune.predictions.kinds import Array, Columnar, Kind, Marginals, Probabilities, Values
+from fusetune.predictions.kinds import Array, Kind, Marginals, Probabilities, Values
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
 
@@ -43,12 +43,12 @@ class CalibratedFusion(Fusion[Any]):
         object.__setattr__(self, "members", self.fusion.members)
         assert len(self.names) == len(self.calibrations)
 
-    def __call__(self, stack: Stack[Any]) -> Columnar:
+    def __call__(self, stack: Stack[Any]) -> Kind:
         """Calibrate, fuse, calibrate."""
         fused = self.before_output(stack)
         return fused if self.output is None else self.output(fused)
 
-    def before_output(self, stack: Stack[Any]) -> Columnar:
+    def before_output(self, stack: Stack[Any]) -> Kind:
         """What the fusion gives before it is calibrated."""
         calibrations = dict(zip(self.names, self.calibrations, strict=True))
         return self.fusion(_replaced(stack.select(self.members), calibrations))

@@ -5,6 +5,7 @@ Shapes: N rows, S statistics of a row, R resamples.
 """
 
 import abc
+from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar, final
 
 import numpy as np
@@ -14,7 +15,7 @@ from fusetune.plugins import plugin_name
 from fusetune.predictions.kinds import Array, Floats, Kind
 from fusetune.predictions.targets import AnyTargets
 
-__all__ = ["Metric", "check_kind", "weighted_means"]
+__all__ = ["Metric", "check_kind", "same_width", "weighted_means"]
 
 K = TypeVar("K", bound=Kind)
 
@@ -42,7 +43,8 @@ class Metric(abc.ABC, Generic[K]):
     def statistics(self, prediction: K, targets: AnyTargets) -> Floats:
         """`(N, S)` numbers per row, enough to compute the value on any weighting of the rows.
 
-        `prediction` and `targets` have the same ids in the same order; class names are matched
+        Rows of any length (matches of boxes) are padded with zeros to the longest: S may differ
+        from one prediction to the next, and `same_width` makes it equal. `prediction` and `targets` have the same ids in the same order; class names are matched
         here, and a class that the member does not know has probability 0.
         """
 
@@ -75,6 +77,22 @@ def check_kind(metric: Metric[Any], kind: type[Kind]) -> None:
             f"a metric of {kind.__name__}, which the members give",
             "Choose another metric; `fusetune list metrics` names them.",
         )
+
+
+def same_width(statistics: Sequence[Floats]) -> list[Floats]:
+    """Statistics of the same metric, padded with zeros, which say nothing, to the widest.
+
+    Example:
+        >>> [one.tolist() for one in same_width([np.array([[1.0]]), np.array([[2.0, 3.0]])])]
+        [[[1.0, 0.0]], [[2.0, 3.0]]]
+    """
+    most = max((statistics_NS.shape[1] for statistics_NS in statistics), default=0)
+    return [
+        statistics_NS
+        if statistics_NS.shape[1] == most
+        else np.pad(statistics_NS, ((0, 0), (0, most - statistics_NS.shape[1])))
+        for statistics_NS in statistics
+    ]
 
 
 def weighted_means(statistics_NS: Floats, weights_RN: Floats) -> Floats:

@@ -25,6 +25,7 @@ _EXTRAS = {
     **dict.fromkeys(("torchvision", "timm"), "vision"),
     "transformers": "text",
     "peft": "lora",
+    "numba": "detection",
 }
 
 

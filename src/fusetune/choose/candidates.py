@@ -14,6 +14,7 @@ from fusetune.errors import InvalidValue
 from fusetune.fuse.forms import WeightedAverage, fit_weights
 from fusetune.fuse.method import FusionMethod
 from fusetune.metric import Metric
+from fusetune.predictions.boxes import Boxes
 from fusetune.predictions.kinds import Array, Columnar, Kind, Marginals, Probabilities, Values
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
@@ -44,14 +45,15 @@ Methods: TypeAlias = Mapping[str, FusionMethod[Any]]
 class BestMember(FusionMethod[Any]):
     """The single member with the best metric; ties: the lower loss, then the earlier member.
 
-    The loss is log-loss for probabilities and squared error for values; see `row_losses`.
+    The loss is log-loss for probabilities and squared error for values; see `row_losses`. Boxes
+    have none: the earlier member wins.
     """
 
-    accepts: ClassVar[frozenset[type[Kind]]] = frozenset({Probabilities, Marginals, Values})
+    accepts: ClassVar[frozenset[type[Kind]]] = frozenset({Probabilities, Marginals, Values, Boxes})
 
     def fit(
         self,
-        stack: Stack[Columnar],
+        stack: Stack[Any],
         targets: AnyTargets,
         metric: Metric[Any],
         *,
@@ -64,6 +66,8 @@ class BestMember(FusionMethod[Any]):
             sign * metric.value(metric.statistics(part, targets), weights_N) for part in stack.parts
         ]
         tied = [m for m, gain in enumerate(gains) if not gain < max(gains) - TIE]
+        if not all(isinstance(part, Columnar) for part in stack.parts):
+            return WeightedAverage.of({stack.members[tied[0]]: 1})
         losses = [float(row_losses(stack.parts[m], targets) @ weights_N) for m in tied]
         least = min(losses) + TIE * len(stack)
         best = next(m for m, loss in zip(tied, losses, strict=True) if loss <= least)

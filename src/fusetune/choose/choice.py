@@ -21,7 +21,7 @@ from fusetune.fuse.forms import fit_weights, linear_pool, over_classes
 from fusetune.fuse.method import Fusion
 from fusetune.metric import Metric
 from fusetune.predictions.folds import stratified_folds
-from fusetune.predictions.kinds import Array, Columnar, Floats
+from fusetune.predictions.kinds import Array, Columnar, Floats, Kind
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
 
@@ -51,10 +51,10 @@ class Choice:
 
     fusions: Fusions
     chosen: str
-    cross_fitted: dict[str, Columnar]
+    cross_fitted: dict[str, Kind]
     seconds: dict[str, float]
-    honest: Columnar | None = None
-    uncalibrated: Columnar | None = None
+    honest: Kind | None = None
+    uncalibrated: Kind | None = None
 
     @property
     def fusion(self) -> Fusion[Any]:
@@ -87,7 +87,8 @@ def choose(
       `blend_plan`), and each candidate is then refitted on the whole holdout, however few rows
       it has (docs/decisions/0005). Where the metric counts classes alike (balanced accuracy), the
       holdout's class shares are divided out.
-    * `best` is the candidate whose out-of-fold predictions score best.
+    * `best` is the candidate whose out-of-fold predictions score best. So is `auto` for kinds that
+      have no average (boxes: every candidate is made of the same boxes already).
     * a candidate's name takes that candidate; it is cross-fitted only to be calibrated.
 
     Ties go to the simpler candidate: best_member, fixed rules, learned weights, log_pool, stacking,
@@ -209,6 +210,8 @@ class _Choosing:
         order = np.argsort(stack.ids)
         stack, targets = stack.take(order), targets.take(order)
         weights_N = None if weights_N is None else np.asarray(weights_N)[order]
+        if how == AUTO and not issubclass(kind, Columnar):
+            how = BEST  # boxes have no average to blend them by
         self.how, self.metric, self.targets = how, metric, targets
         usable = calibrator is not None and kind in calibrator.accepts
         self.calibrator = calibrator if usable and not metric.weighs_classes_evenly else None
@@ -237,11 +240,11 @@ class _Choosing:
             fusions[chosen] = CalibratedFusion(fusion=fusion, output=output)
         return Choice(fusions=fusions, chosen=chosen, cross_fitted=fused, seconds=seconds)
 
-    def cross_fitted(self) -> dict[str, Columnar]:
+    def cross_fitted(self) -> dict[str, Kind]:
         """Candidate → its predictions of every row by a fit that did not see the row."""
         return {name: self.crossing.out_of_fold(name) for name in self.names}
 
-    def honest(self) -> tuple[Columnar, Columnar | None]:
+    def honest(self) -> tuple[Kind, Kind | None]:
         """Every row by a choice that did not see the row; and the same before calibration."""
         folds = self.crossing.folds
         judged = [self._judged(fold) for fold in folds]
@@ -250,7 +253,7 @@ class _Choosing:
             return honest, None
         return honest, self.crossing.joined([before for _, before in judged], folds)
 
-    def _judged(self, fold: int) -> tuple[Columnar, Columnar]:
+    def _judged(self, fold: int) -> tuple[Kind, Kind]:
         """A fold's rows by what is chosen, and calibrated, on the other folds."""
         crossing = self.crossing
         targets = self.targets.take(crossing.rows_without([fold]))
@@ -266,15 +269,17 @@ class _Choosing:
         return output(before), before
 
     def _pick(
-        self, fused: Mapping[str, Columnar], targets: AnyTargets, without: Sequence[int]
-    ) -> tuple[str, Fusion[Any], Callable[[], Columnar]]:
+        self, fused: Mapping[str, Kind], targets: AnyTargets, without: Sequence[int]
+    ) -> tuple[str, Fusion[Any], Callable[[], Kind]]:
         """The chosen candidate's name, its fit without some folds, its out-of-fold predictions."""
         crossing, weights_N = self.crossing, self.crossing.weights_without(without)
         if self.how == AUTO:
-            plan = blend_plan(fused, targets, self.metric, weights_N)
+            columnar: Any = fused
+            plan = blend_plan(columnar, targets, self.metric, weights_N)
             weights = plan.weights
             blended = blend(plan, {name: crossing.fusion(name, without) for name in weights})
-            parts, weights_F = [fused[name] for name in weights], np.array(list(weights.values()))
+            parts = [columnar[name] for name in weights]
+            weights_F = np.array(list(weights.values()))
             columns = parts[0].columns
             return AUTO, blended, lambda: linear_pool(parts, weights_F, columns)
         name = _best(fused, targets, self.metric, weights_N) if self.how == BEST else self.how
@@ -292,7 +297,7 @@ def _check_weights(weights_N: Floats) -> None:
 
 
 def _best(
-    fused: Mapping[str, Columnar],
+    fused: Mapping[str, Kind],
     targets: AnyTargets,
     metric: Metric[Any],
     weights_N: Array | None,

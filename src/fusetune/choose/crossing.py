@@ -13,7 +13,7 @@ from fusetune.choose.candidates import Methods
 from fusetune.fuse.forms import over_classes
 from fusetune.fuse.method import Fusion
 from fusetune.metric import Metric
-from fusetune.predictions.kinds import Array, Columnar
+from fusetune.predictions.kinds import Array, Kind
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
 
@@ -49,7 +49,7 @@ class Crossing:
         self.candidates, self.folds_N, self.weights_N = candidates, folds_N, weights_N
         self.folds = np.unique(folds_N).tolist()
         self._fusions: dict[tuple[str, frozenset[Fold]], Fusion[Any]] = {}
-        self._predicted: dict[tuple[str, frozenset[Fold], Fold], Columnar] = {}
+        self._predicted: dict[tuple[str, frozenset[Fold], Fold], Kind] = {}
 
     def fusion(self, name: str, left_out: Iterable[Fold] = ()) -> Fusion[Any]:
         """The candidate fitted on the rows of all other folds."""
@@ -74,7 +74,7 @@ class Crossing:
         """The weights of these rows; None: all 1."""
         return None if self.weights_N is None else self.weights_N[self.rows_without(left_out)]
 
-    def predicted(self, name: str, fold: Fold, also_without: Iterable[Fold] = ()) -> Columnar:
+    def predicted(self, name: str, fold: Fold, also_without: Iterable[Fold] = ()) -> Kind:
         """The fold's rows by the candidate fitted without the fold, and without others.
 
         A fold that is the only one left has to serve both: one or two rows cannot be crossed.
@@ -88,12 +88,12 @@ class Crossing:
             self._predicted[name, without, fold] = over_classes(fused, self.stack.classes)
         return self._predicted[name, without, fold]
 
-    def out_of_fold(self, name: str, without: Iterable[Fold] = ()) -> Columnar:
+    def out_of_fold(self, name: str, without: Iterable[Fold] = ()) -> Kind:
         """All rows outside of some folds, each by a fit that saw neither its fold nor these."""
         folds = [fold for fold in self.folds if fold not in without]
         return self.joined([self.predicted(name, fold, without) for fold in folds], folds)
 
-    def joined(self, parts: list[Columnar], folds: list[Fold]) -> Columnar:
+    def joined(self, parts: list[Kind], folds: list[Fold]) -> Kind:
         """Predictions of whole folds as one, in the order of the rows."""
         rows = np.concatenate([np.flatnonzero(self.folds_N == fold) for fold in folds])
         return type(parts[0]).concat(parts).take(np.argsort(rows))

@@ -3,21 +3,31 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fusetune.cli.options import AsJson, Out
 from fusetune.errors import InvalidValue
 
+if TYPE_CHECKING:
+    from fusetune.predictions.pool import Reading
+
 __all__ = ["fuse"]
 
 Files = Annotated[
     list[Path],
-    typer.Argument(help="Prediction files (Parquet, CSV, npz, npy), named like the members."),
+    typer.Argument(
+        help="Prediction files (Parquet, CSV, npz, npy), named like the members; detections as COCO "
+        "results (JSON), tables with a line per box, or folders of YOLO files."
+    ),
 ]
 Targets = Annotated[
-    Path, typer.Option(help="A file with the columns `id` and `target`; perhaps `role`.")
+    Path,
+    typer.Option(
+        help="A file with the columns `id` and `target`; perhaps `role`. Of detections: COCO "
+        "annotations (JSON), or a folder of YOLO or Pascal VOC labels."
+    ),
 ]
 Metric = Annotated[
     str | None, typer.Option(help="What decides; by default accuracy, RMSE or macro F1.")
@@ -34,16 +44,26 @@ Holdout = Annotated[
     ),
 ]
 Task = Annotated[
-    str, typer.Option(help="classification, multilabel or regression, if not to be inferred.")
+    str,
+    typer.Option(
+        help="classification, multilabel, regression or object_detection, if not to be inferred."
+    ),
 ]
 Form = Annotated[
     list[str] | None,
     typer.Option(help="MEMBER=FORM: probabilities, logits, scores, labels, features, ..."),
 ]
 Classes = Annotated[
-    str, typer.Option(help="Names of the columns of npy files, separated by commas.")
+    str,
+    typer.Option(help="Names of the columns of npy files, or of YOLO's classes, by commas."),
 ]
 Missing = Annotated[str, typer.Option(help="error, or renormalize: a row may lack some members.")]
+Repair = Annotated[
+    bool,
+    typer.Option(
+        "--repair", help="Leave out annotations that are wrong, cut boxes at the image's edge."
+    ),
+]
 Calibrate = Annotated[
     str, typer.Option(help="Calibrator of the chosen fusion, cross-fitted; none: as it is.")
 ]
@@ -70,6 +90,7 @@ def fuse(
     form: Form = None,
     classes: Classes = "",
     missing: Missing = "error",
+    repair: Repair = False,
     calibrate: Calibrate = "temperature",
     calibrate_members: CalibrateMembers = "none",
     memory: Memory = None,
@@ -81,13 +102,13 @@ def fuse(
     """Fuse prediction files of any framework, and say whether it was worth it.
 
     Example: fusetune fuse resnet.parquet vit.csv --targets targets.csv --metric log_loss
+
+    Example: fusetune fuse yolo.json detr.json --targets annotations.json
     """
     from fusetune.cli.summary import print_results
     from fusetune.pipeline import fuse_files
-    from fusetune.predictions.pool import Reading
 
-    known: Any = missing  # checked by Reading
-    names = [name for name in classes.split(",") if name]
+    told = _reading(task, form or (), classes, missing, repair)
     finished = fuse_files(
         files,
         targets,
@@ -100,9 +121,20 @@ def fuse(
         calibrate=calibrate,
         calibrate_members=calibrate_members,
         memory=memory,
-        reading=Reading(task=task, forms=_forms(form or ()), classes=names, missing=known),
+        reading=told,
     )
     print_results(finished.results, finished.folder, as_json)
+
+
+def _reading(
+    task: str, forms: Iterable[str], classes: str, missing: str, repair: bool
+) -> "Reading":
+    """What the options say of the files."""
+    from fusetune.predictions.pool import Reading
+
+    known: Any = missing  # checked by Reading
+    names = [name for name in classes.split(",") if name]
+    return Reading(task=task, forms=_forms(forms), classes=names, missing=known, repair=repair)
 
 
 def _forms(pairs: Iterable[str]) -> dict[str, str]:

@@ -30,7 +30,7 @@ def predict(
     """
     from fusetune.ensemble import Ensemble
     from fusetune.errors import UsageError
-    from fusetune.predictions.files import write_columnar
+    from fusetune.predictions.files import write_prediction
 
     if out.suffix not in (".csv", ".parquet"):
         raise UsageError(f"--out is '{out}'", "a file that ends in .csv or .parquet", "Rename it.")
@@ -38,9 +38,9 @@ def predict(
     stack = ensemble.predict_members(
         _inputs(ensemble, inputs), None if members else ensemble.fusion.members
     )
-    write_columnar(out, ensemble.fusion(stack))
+    write_prediction(out, ensemble.fusion(stack))
     for name in stack.members if members else ():
-        write_columnar(out.with_name(f"{out.stem}.{name}{out.suffix}"), stack[name])
+        write_prediction(out.with_name(f"{out.stem}.{name}{out.suffix}"), stack[name])
     print(out)
 
 

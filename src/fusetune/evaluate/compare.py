@@ -14,7 +14,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from fusetune.metric import Metric
+from fusetune.metric import Metric, same_width
 from fusetune.predictions.kinds import Array, Floats, Kind
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
 RESAMPLES = 2000  # Efron & Tibshirani (1993), section 13.3, ask for 1,000 at least for percentiles
 MEMORY_BYTES = 16 * 2**20  # of one block of resampling counts
 KEPT_BYTES = 32 * 2**20  # of counts that are kept from one use to the next
+WIDEST = 512  # statistics of a row that are looked at for equal rows: matches of boxes never are
 FEW_ROWS = 200  # below it the interval is also held against an exact one; see `bootstrap_gain`
 
 
@@ -137,8 +138,8 @@ def bootstrap_gain(
         of binomial proportions based on paired data, Journal of Educational and Behavioral
         Statistics 2012.
     """
+    pair = statistics_a_NS, statistics_b_NS = same_width([statistics_a_NS, statistics_b_NS])
     assert statistics_a_NS.shape == statistics_b_NS.shape
-    pair = [statistics_a_NS, statistics_b_NS]
     value = float(metric.gain(*(metric.value(statistics_NS) for statistics_NS in pair)))
     differs_N = (statistics_a_NS != statistics_b_NS).any(axis=1)
     num_differ, num_rows = int(differs_N.sum()), len(differs_N)
@@ -339,6 +340,8 @@ def _resampled(
 def _merge_equal_rows(statistics: Sequence[Floats]) -> tuple[list[Floats], Array] | None:
     """The distinct rows of joined statistics and how often each occurs; None if nearly all differ."""
     widths = [statistics_NS.shape[1] for statistics_NS in statistics]
+    if sum(widths) > WIDEST:
+        return None
     joined_NT = np.concatenate(statistics, axis=1)
     sample_NT = joined_NT[:4096]
     if len(_distinct(sample_NT)[0]) * 8 > len(sample_NT):

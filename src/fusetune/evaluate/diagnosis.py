@@ -19,7 +19,8 @@ from fusetune.evaluate.score import scores
 from fusetune.evaluate.significance import enough_permutations, holm, permutation_ps
 from fusetune.metric import Metric
 from fusetune.metrics.expected_calibration_error import ExpectedCalibrationError
-from fusetune.predictions.kinds import Columnar, Floats, Probabilities
+from fusetune.predictions.kinds import Floats, Kind, Probabilities
+from fusetune.predictions.objects import Objects
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import GroundTruth, Numbers, Targets
 
@@ -57,10 +58,12 @@ def diversity_results(stack: Stack[Any], targets: GroundTruth) -> dict[str, Any]
         `{members, mean, matrix}` with the mean over pairs (None with one member) and, for up to
         12 members, the matrix; that of `agreement`, and of numbers' `error_correlation`, always.
         `oracle_accuracy`. What the kind does not have is None: numbers have errors, but make no
-        decisions that could be right.
+        decisions that could be right; boxes have neither.
 
     Cost: That of `diversity.agreement`, about twice.
     """
+    if isinstance(targets, Objects):
+        return dict.fromkeys(("agreement", *MEASURES, "oracle_accuracy"))
     if isinstance(targets, Numbers):
         shared = set.intersection(*(set(part.columns) for part in stack.parts))
         matrix_MM = diversity.error_correlation(stack, targets) if shared else None
@@ -90,7 +93,7 @@ def contribution_results(
 
     Half a second is the limit: more rows than that allows are represented by some of them, drawn
     by the seed. None where that leaves fewer than 500 of them (24 members with 1,000 classes),
-    where fewer than two members have weight, or where the metric has no value without a member.
+    where fewer than two members have weight, for boxes, which have no average, or where the metric has no value without a member.
 
     Args:
         stack: Predictions of the judged rows.
@@ -102,6 +105,8 @@ def contribution_results(
     Returns:
         As `Contributions.as_results`, with `rows`, how many were judged.
     """
+    if isinstance(targets, Objects):
+        return None
     taking_part = sum(weight > 0 for weight in weights.values())
     exact = taking_part <= EXACT_MEMBERS
     coalitions = 2**taking_part if exact else 2 * PAIRS * taking_part
@@ -170,8 +175,8 @@ def _is_dear(metric: Metric[Any], statistics_NS: Floats, num_tests: int) -> bool
 
 def calibration_results(
     method: str,
-    before: Columnar,
-    after: Columnar,
+    before: Kind,
+    after: Kind,
     targets: GroundTruth,
     metrics: Sequence[Metric[Any]],
 ) -> dict[str, Any]:

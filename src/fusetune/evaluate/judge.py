@@ -18,13 +18,14 @@ from fusetune.evaluate.diagnosis import (
     diversity_results,
     significance_results,
 )
+from fusetune.evaluate.per_class import class_results
 from fusetune.evaluate.score import scores
 from fusetune.evaluate.verdict import Comparison, Judged, VerdictRule, decide
 from fusetune.fuse.forms import Blend
 from fusetune.fuse.method import Fusion
 from fusetune.metric import Metric
 from fusetune.plugins import plugin_name
-from fusetune.predictions.kinds import Columnar
+from fusetune.predictions.kinds import Kind
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import GroundTruth
 
@@ -51,9 +52,9 @@ class Candidates:
     chosen: str
     best_member: str
     fit_seconds: Mapping[str, float]
-    holdout: Mapping[str, Columnar]
-    test: Mapping[str, Columnar] = field(default_factory=dict)
-    uncalibrated: Columnar | None = None
+    holdout: Mapping[str, Kind]
+    test: Mapping[str, Kind] = field(default_factory=dict)
+    uncalibrated: Kind | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +81,13 @@ class Judge:
     seed: int
     judged: Judged = "test"
 
-    def results(self, candidates: Candidates) -> tuple[dict[str, Any], dict[str, Columnar]]:
+    def results(self, candidates: Candidates) -> tuple[dict[str, Any], dict[str, Kind]]:
         """What of results.json hangs on predictions alone; costs and the verdict come later.
 
         Returns:
             The entries `members` (scores only), `fusions`, `chosen`, `best_member`, `comparison`
-            (what `verdict` decides on), `calibration`, `contributions`, and those of
-            `diversity_results`; and the fused predictions of test rows by fusion.
+            (what `verdict` decides on), `calibration`, `contributions`, those of
+            `diversity_results`, and `per_class` (detections only); and the fused predictions of test rows by fusion.
         """
         test = self.stacks["test"]
         fused, seconds = self._fused(candidates)
@@ -118,11 +119,15 @@ class Judge:
             "calibration": self._calibration(candidates, fused[candidates.chosen]),
             "contributions": self._contributions(candidates.fusions[candidates.chosen]),
             **diversity_results(test, self.targets["test"]),
+            **class_results(
+                {name: judged[name] for name in (candidates.best_member, candidates.chosen)},
+                self.targets["test"],
+            ),
         }
         return entries, fused
 
     def _tests(
-        self, candidates: Candidates, fused: Mapping[str, Columnar]
+        self, candidates: Candidates, fused: Mapping[str, Kind]
     ) -> dict[str, dict[str, float | None]]:
         """Fusion → p of its difference from the best member."""
         targets, best = self.targets["test"], self.stacks["test"][candidates.best_member]
@@ -135,7 +140,7 @@ class Judge:
             seed=self.seed,
         )
 
-    def _calibration(self, candidates: Candidates, after: Columnar) -> dict[str, Any] | None:
+    def _calibration(self, candidates: Candidates, after: Kind) -> dict[str, Any] | None:
         """What calibrating the chosen one changed on test; None where nothing was calibrated."""
         fusion = candidates.fusions[candidates.chosen]
         if not isinstance(fusion, CalibratedFusion) or fusion.output is None:
@@ -157,10 +162,10 @@ class Judge:
         )
         return found and {"of": "mean" if weights is None else "weights", **found}
 
-    def _fused(self, candidates: Candidates) -> tuple[dict[str, Columnar], dict[str, float]]:
+    def _fused(self, candidates: Candidates) -> tuple[dict[str, Kind], dict[str, float]]:
         """Predictions of test rows by every fusion, and its own seconds per row."""
         test = self.stacks["test"]
-        fused: dict[str, Columnar] = {}
+        fused: dict[str, Kind] = {}
         seconds: dict[str, float] = {}
         for name, fusion in candidates.fusions.items():
             before = time.perf_counter()
@@ -177,7 +182,7 @@ class Judge:
         }
 
     def _fusion_scores(
-        self, name: str, fused: Columnar, candidates: Candidates
+        self, name: str, fused: Kind, candidates: Candidates
     ) -> dict[str, dict[str, float]]:
         entry = {}
         if name in candidates.holdout and self.judged == "test":
@@ -186,7 +191,7 @@ class Judge:
             )
         return {**entry, "test": scores(fused, self.targets["test"], self.metrics)}
 
-    def _intervals(self, judged: Mapping[str, Columnar]) -> dict[str, dict[str, list[float]]]:
+    def _intervals(self, judged: Mapping[str, Kind]) -> dict[str, dict[str, list[float]]]:
         shown = {m.name: m for m in self.metrics if m.name == "accuracy"}  # costs next to nothing
         shown[self.metric.name] = self.metric
         scored = [
@@ -199,7 +204,7 @@ class Judge:
             name: {metric: [(i := next(found)).low, i.high] for metric in shown} for name in judged
         }
 
-    def _comparison(self, candidates: Candidates, fused: Columnar) -> dict[str, float]:
+    def _comparison(self, candidates: Candidates, fused: Kind) -> dict[str, float]:
         """The gain of the chosen fusion over the best member on test, with its interval."""
         targets, best = self.targets["test"], self.stacks["test"][candidates.best_member]
         pair = [self.metric.statistics(p, targets) for p in (fused, best)]

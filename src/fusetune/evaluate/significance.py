@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusetune.evaluate.compare import MEMORY_BYTES
-from fusetune.metric import Metric
+from fusetune.metric import Metric, same_width
 from fusetune.predictions.kinds import Floats, Kind
 
 __all__ = ["enough_permutations", "holm", "permutation_p", "permutation_ps"]
@@ -74,6 +74,7 @@ def permutation_p(
         >>> permutation_p(Accuracy(), np.ones((6, 1)), np.zeros((6, 1)), seed=0)
         0.03125
     """
+    statistics_a_NS, statistics_b_NS = same_width([statistics_a_NS, statistics_b_NS])
     assert statistics_a_NS.shape == statistics_b_NS.shape and len(statistics_a_NS) > 0
     assert permutations > 0
     pairs = _Pairs.of(statistics_a_NS, statistics_b_NS, permutations)
@@ -116,6 +117,7 @@ def permutation_ps(
         permutations: Patterns of swaps to draw for each.
         seed: Of the draws.
     """
+    *statistics_FNS, statistics_b_NS = same_width([*statistics_FNS, statistics_b_NS])
     differing = [int((a_NS != statistics_b_NS).any(axis=1).sum()) for a_NS in statistics_FNS]
     few = min(differing, default=0) <= MERGED
     if few or not _signs_suffice(metric, statistics_b_NS):

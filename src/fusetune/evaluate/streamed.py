@@ -19,7 +19,7 @@ from fusetune.evaluate.compare import bootstrap_gain, bootstrap_intervals
 from fusetune.evaluate.diagnosis import pair_results, significance_results
 from fusetune.evaluate.diversity import agreement, oracle_accuracy
 from fusetune.metric import Metric
-from fusetune.predictions.kinds import Columnar, Floats
+from fusetune.predictions.kinds import Floats, Kind
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets, Targets
 
@@ -46,7 +46,7 @@ class RowStatistics:
             for metric in metrics
         }
 
-    def add(self, prediction: Columnar, targets: AnyTargets) -> None:
+    def add(self, prediction: Kind, targets: AnyTargets) -> None:
         """Take in a block of rows."""
         for metric in self.metrics:
             statistics_NS = metric.statistics(prediction, targets)

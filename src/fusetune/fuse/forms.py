@@ -12,7 +12,7 @@ import numpy as np
 
 from fusetune.fuse.method import Fusion
 from fusetune.fuse.sums import weighted_sum
-from fusetune.predictions.kinds import Array, Columnar, Floats, Probabilities
+from fusetune.predictions.kinds import Array, Columnar, Floats, Kind, Probabilities
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import GroundTruth, Targets
 from fusetune.predictions.weights import row_weights
@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 T = TypeVar("T", bound=Columnar)
+P = TypeVar("P", bound=Kind)
 
 BLOCK = 2**16  # numbers per block: sums in double precision stay in a core's cache
 
@@ -174,18 +175,14 @@ def known_classes(parts: Sequence[Columnar], classes: Sequence[str]) -> tuple[st
     return tuple(name for name in classes if name in known)
 
 
-def over_classes(prediction: T, classes: tuple[str, ...]) -> T:
-    """The prediction with its columns in another order; those it does not have become 0.
+def over_classes(prediction: P, classes: tuple[str, ...]) -> P:
+    """The prediction with its classes in another order; see `Kind.over`.
 
     Args:
         prediction: Any prediction.
         classes: All of its classes, and perhaps more.
     """
-    if prediction.columns == classes:
-        return prediction
-    array_NC = np.zeros((len(prediction), len(classes)), dtype=prediction.array_NC.dtype)
-    array_NC[:, _columns(prediction, classes)] = prediction.array_NC
-    return prediction.with_array(classes, array_NC)
+    return prediction.over(classes)
 
 
 def true_probs_MN(stack: Stack[Probabilities], targets: Targets) -> Floats:
@@ -216,7 +213,7 @@ def true_probs_MN(stack: Stack[Probabilities], targets: Targets) -> Floats:
 
 
 def fit_weights(
-    stack: Stack[T], targets: GroundTruth | None, sample_weights_N: Array | None
+    stack: Stack[P], targets: GroundTruth | None, sample_weights_N: Array | None
 ) -> Floats:
     """`(N,)` weights of the rows with mean 1, so that their scale does not matter.
 

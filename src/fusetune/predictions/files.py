@@ -12,7 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from fusetune.errors import PredictionError, name_some
-from fusetune.predictions.kinds import Array, Columnar, Marginals, Probabilities, Values
+from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detections import object_columns, write_boxes
+from fusetune.predictions.kinds import Array, Columnar, Kind, Marginals, Probabilities, Values
+from fusetune.predictions.objects import Objects
 from fusetune.predictions.tables import ID, TARGET, Table, named_errors, read_table, write_table
 from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Targets
 
@@ -24,6 +27,7 @@ __all__ = [
     "read_truth",
     "target_columns",
     "write_columnar",
+    "write_prediction",
     "write_probabilities",
     "write_targets",
 ]
@@ -65,6 +69,15 @@ def columnar_columns(prediction: Columnar) -> dict[str, Array]:
     return columns
 
 
+def write_prediction(path: Path, prediction: Kind) -> None:
+    """Write a prediction of any kind; see `write_columnar`, and `write_boxes` for a line per box."""
+    if isinstance(prediction, Boxes):
+        write_boxes(path, prediction)
+    else:
+        assert isinstance(prediction, Columnar)
+        write_columnar(path, prediction)
+
+
 def write_probabilities(path: Path, probabilities: Probabilities) -> None:
     """Write class probabilities; see `write_columnar`."""
     write_columnar(path, probabilities)
@@ -103,6 +116,8 @@ def read_probabilities(path: Path) -> Probabilities:
 def write_targets(path: Path, targets: GroundTruth) -> None:
     """Write `id` and `target` (class names, or one number), or one column per class or number.
 
+    Of objects, a line each; see `object_columns`.
+
     Raises:
         PredictionError: The path has another ending.
     """
@@ -111,6 +126,8 @@ def write_targets(path: Path, targets: GroundTruth) -> None:
 
 def target_columns(targets: GroundTruth) -> dict[str, Array]:
     """The columns that `write_targets` writes."""
+    if isinstance(targets, Objects):
+        return object_columns(targets)
     columns: dict[str, Array] = {ID: targets.ids}
     if isinstance(targets, Targets):
         columns[TARGET] = targets.names()

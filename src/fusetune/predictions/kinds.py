@@ -40,6 +40,11 @@ class Kind(abc.ABC):
     ids: Ids
     """`(N,)` unique row names."""
 
+    @property
+    @abc.abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """C unique names by which members are matched: of classes, or of numbers."""
+
     @abc.abstractmethod
     def take(self, rows: Array) -> Self:
         """The predictions of some rows, by position or by mask, in the order given."""
@@ -53,6 +58,10 @@ class Kind(abc.ABC):
     def concat(cls, parts: Sequence[Self]) -> Self:
         """One prediction from pieces with disjoint rows, in the order given."""
 
+    @abc.abstractmethod
+    def over(self, columns: tuple[str, ...]) -> Self:
+        """The same prediction with its columns in another order, and perhaps more of them."""
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -63,11 +72,6 @@ class Columnar(Kind):
     A kind names its two fields in its own terms (`classes` and `probs_NC`, say); `columns` and
     `array_NC` are the same for all. A column that a member does not have is missing, not 0.
     """
-
-    @property
-    @abc.abstractmethod
-    def columns(self) -> tuple[str, ...]:
-        """C unique column names."""
 
     @property
     @abc.abstractmethod
@@ -102,6 +106,15 @@ class Columnar(Kind):
         ids = as_ids(np.concatenate([part.ids for part in parts]))
         array_NC = np.concatenate([part.array_NC for part in parts])
         return cls.trusted(parts[0], ids, parts[0].columns, array_NC)
+
+    def over(self, columns: tuple[str, ...]) -> Self:
+        """The prediction with its columns in another order; those it does not have become 0."""
+        if self.columns == columns:
+            return self
+        position = {name: index for index, name in enumerate(columns)}
+        array_NC = np.zeros((len(self), len(columns)), dtype=self.array_NC.dtype)
+        array_NC[:, [position[name] for name in self.columns]] = self.array_NC
+        return self.with_array(columns, array_NC)
 
 
 @dataclass(frozen=True, eq=False)

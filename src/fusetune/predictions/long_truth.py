@@ -16,7 +16,7 @@ import numpy.typing as npt
 from fusetune.errors import PredictionError
 from fusetune.predictions.arrow import arrow_of, numpy_of
 from fusetune.predictions.folds import hashes
-from fusetune.predictions.kinds import Array, Columnar, Ids, as_ids
+from fusetune.predictions.kinds import Array, Ids, Kind, as_ids
 from fusetune.predictions.tables import (
     ID,
     TABLES,
@@ -46,7 +46,7 @@ class LongTruth:
     """
 
     targets: AnyTargets
-    kind: type[Columnar]
+    kind: type[Kind]
     ids: Any
     roles_N: Array | None
 

@@ -12,6 +12,9 @@ from typing import Any, Literal
 import numpy as np
 
 from fusetune.errors import InvalidValue, MisalignedMembers, PredictionError, name_some
+from fusetune.predictions.annotations import holds_annotations
+from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection_pool import new_boxes, read_detections
 from fusetune.predictions.kinds import Array, Columnar, Ids, Kind, Probabilities, Values
 from fusetune.predictions.reading import Form, infer_form, read_prediction
 from fusetune.predictions.stack import RESERVED_MEMBERS, Stack, rows_of
@@ -29,18 +32,21 @@ class Reading:
     """What the user says of the files.
 
     Args:
-        task: `auto`, `classification`, `multilabel` or `regression`.
+        task: `auto`, `classification`, `multilabel`, `regression` or `object_detection`.
         forms: Member → form, where it is not to be inferred.
         classes: Names of the columns of files without names (npy).
+        repair: Mend annotations of detection that are wrong; see `read_annotations`.
         missing: What to do with a row that a member does not predict: `error`, or `renormalize`:
             the other members' mean stands in for it, which at equal weights is the same as
-            combining the members that are there.
+            combining the members that are there. Of detections, boxes of images that have no
+            annotations are then left out.
     """
 
     task: str = "auto"
     forms: Mapping[str, str] = field(default_factory=dict)
     classes: Sequence[str] = ()
     missing: Missing = "error"
+    repair: bool = False
 
     def __post_init__(self) -> None:
         if self.missing not in ("error", "renormalize"):
@@ -80,6 +86,8 @@ def read_pool(files: Sequence[Path], targets: Path, reading: Reading) -> Pool:
             f"members among {name_some(names)}",
             "A member is called like its file, without the ending.",
         )
+    if holds_annotations(targets) or reading.task == "object_detection":
+        return Pool(*_detections(files, targets, reading))
     truth = read_truth_of(targets, reading.task)
     predictions: dict[str, Columnar] = {}
     features: dict[str, Values] = {}
@@ -98,9 +106,40 @@ def read_pool(files: Sequence[Path], targets: Path, reading: Reading) -> Pool:
     return _aligned(predictions, features, truth, forms, targets.name, reading.missing)
 
 
+def _detections(
+    files: Sequence[Path], targets: Path, reading: Reading
+) -> tuple[Stack[Any], Truth, Mapping[str, Form], tuple[str, ...]]:
+    """The pool of detection files; see `read_detections`."""
+    if reading.task not in ("auto", "object_detection"):
+        raise InvalidValue(
+            f"the task is '{reading.task}', and '{targets}' holds annotations of objects",
+            "object_detection, or a table of targets",
+            "Leave --task out, or give other targets.",
+        )
+    if not holds_annotations(targets):
+        raise InvalidValue(
+            f"'{targets}' holds no annotations of objects",
+            "a COCO JSON file, or a folder of YOLO or Pascal VOC labels",
+            "Convert the annotations.",
+        )
+    if reading.forms:
+        raise InvalidValue(
+            f"--form was given for {name_some(list(reading.forms))}",
+            "detections, whose form is that of their file",
+            "Leave --form out.",
+        )
+    return read_detections(
+        dict(zip(member_names(files), files, strict=True)),
+        targets,
+        repair=reading.repair,
+        classes=reading.classes,
+        strict=reading.missing == "error",
+    )
+
+
 def read_members(
-    files: Sequence[Path], forms: Mapping[str, Form], kind: type[Columnar], columns: Sequence[str]
-) -> tuple[dict[str, Columnar], dict[str, Values]]:
+    files: Sequence[Path], forms: Mapping[str, Form], kind: type[Kind], columns: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Values]]:
     """Predictions of new rows by the members of a fusion of files, read as those files were.
 
     Returns:
@@ -116,6 +155,8 @@ def read_members(
             f"files called {name_some(list(forms))}",
             "Rename them like the files that were fused.",
         )
+    if kind is Boxes:
+        return dict(new_boxes(dict(zip(names, files, strict=True)), forms, columns)), {}
     read: dict[str, Columnar] = {}
     features: dict[str, Values] = {}
     for name, path in zip(names, files, strict=True):

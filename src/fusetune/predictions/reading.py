@@ -42,13 +42,15 @@ class Form:
         columns: Names of the columns, where the file has none (npy).
         scale: What scores are divided by before the softmax or sigmoid; their spread on the file
             that was fused.
-        classes: Of labels: every class that the member may name.
+        classes: Of labels: every class that the member may name; of detections: what it can find.
+        numbers: Of detections: what numbers in the file stand for the classes that `columns` names.
     """
 
     form: str
     columns: tuple[str, ...] = ()
     scale: float = 1.0
     classes: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusetune.errors import MisalignedMembers, name_some
-from fusetune.predictions.kinds import Array, Columnar, Floats, Ids, Kind, Probabilities, Values
+from fusetune.predictions.kinds import Array, Floats, Ids, Kind, Probabilities, Values
 
 __all__ = ["RESERVED_MEMBERS", "Stack", "misaligned", "probabilities_MNC", "rows_of"]
 
@@ -29,7 +29,7 @@ class Stack(Generic[K]):
         members: M unique member names.
         parts: M predictions of one kind, with identical ids.
         classes: Union of the members' columns (class names, for `Values` their names), in the
-            order every method works in; empty for kinds without columns.
+            order every method works in.
         features: Name → `(N, D)` feature vectors of the same rows, for methods that weigh members
             row by row.
     """
@@ -185,6 +185,5 @@ def _counted(ids: Sequence[str] | Ids, what: str) -> str:
 def _class_union(parts: Sequence[Kind], first: Sequence[str]) -> tuple[str, ...]:
     classes = dict.fromkeys(first)
     for part in parts:
-        if isinstance(part, Columnar):
-            classes.update(dict.fromkeys(part.columns))
+        classes.update(dict.fromkeys(part.columns))
     return tuple(classes)

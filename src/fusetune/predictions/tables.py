@@ -44,6 +44,7 @@ ID, TARGET, ROLE = "id", "target", "role"
 TABLES = (".parquet", ".csv")
 ARRAYS = (".npz", ".npy")
 CONTENTS = ("probs", "logits", "scores", "labels", "values", "features")  # of an npz file
+Texts = Mapping[str, str]
 GROUP = 2**16  # rows of a row group
 SAVE = "Save it with numpy.savez(path, ids=..., probs=..., classes=...)."
 
@@ -167,13 +168,14 @@ def read_table(path: Path) -> Table:
     return _from_arrow(read_arrow(path))
 
 
-def write_table(path: Path, columns: Mapping[str, Array]) -> None:
+def write_table(path: Path, columns: Mapping[str, Array], about: Texts | None = None) -> None:
     """Write equally long columns of text or numbers as Parquet or CSV, by the ending.
 
     Args:
         path: Ends in `.parquet` or `.csv`; its folder is made if it is not there. It is replaced
             in one step: whatever goes wrong, an old file stays.
         columns: Name → `(N,)` values, in the order of the columns.
+        about: What a Parquet file says of itself beside them.
 
     Raises:
         PredictionError: The path has another ending.
@@ -186,7 +188,7 @@ def write_table(path: Path, columns: Mapping[str, Array]) -> None:
         raise PredictionError(
             f"'{path.name}' ends in '{path.suffix}'", ".parquet or .csv", "Choose one of these."
         )
-    table = pa.table({name: arrow_of(values) for name, values in columns.items()})
+    table = pa.table({name: arrow_of(values) for name, values in columns.items()}, metadata=about)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         if path.suffix.lower() == ".csv":

@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from fusetune.errors import InvalidValue, PredictionError, unknown_name
+from fusetune.predictions.boxes import Boxes
 from fusetune.predictions.kinds import (
     Array,
-    Columnar,
     Floats,
     Ids,
+    Kind,
     Marginals,
     Probabilities,
     Values,
 )
+from fusetune.predictions.objects import Objects
 from fusetune.predictions.tables import ROLE, TARGET, Table, named_errors, read_table
 from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Targets
 
@@ -37,22 +39,25 @@ class Truth:
     """
 
     targets: GroundTruth
-    kind: type[Columnar]
+    kind: type[Kind]
     roles_N: Array | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Class names, or names of numbers."""
+        if isinstance(self.targets, Objects):
+            return self.targets.classes
         if isinstance(self.targets, Numbers):
             return self.targets.names
         assert isinstance(self.targets, Targets | LabelSets)
         return self.targets.classes
 
 
-KINDS: dict[str, type[Columnar]] = {
+KINDS: dict[str, type[Kind]] = {
     "classification": Probabilities,
     "multilabel": Marginals,
     "regression": Values,
+    "object_detection": Boxes,
 }
 
 

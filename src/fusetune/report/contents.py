@@ -16,7 +16,15 @@ from fusetune.errors import InvalidValue, UnknownName
 from fusetune.evaluate.cost import Cost
 from fusetune.evaluate.verdict import Judged, Verdict
 from fusetune.plugins import find
-from fusetune.predictions.kinds import Array, Columnar, Floats, Marginals, Probabilities, Values
+from fusetune.predictions.kinds import (
+    Array,
+    Columnar,
+    Floats,
+    Kind,
+    Marginals,
+    Probabilities,
+    Values,
+)
 from fusetune.predictions.targets import LabelSets, Numbers, Targets
 from fusetune.report.rows import JudgedRows, read_rows
 from fusetune.task import Task
@@ -27,7 +35,7 @@ THUMBNAILS = Path("images/test/thumbnails.npz")
 FOLD = ", fold "
 """Stands between a member's name and the number of its fold in the name of a learning curve."""
 MEASURES = ("agreement", "disagreement", "double_fault", "q_statistic", "error_correlation")
-ROWS: Mapping[type[Columnar], str] = {Probabilities: "test", Marginals: "labels", Values: "numbers"}
+ROWS: Mapping[type[Kind], str] = {Probabilities: "test", Marginals: "labels", Values: "numbers"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +158,7 @@ class Contents:
         oracle_accuracy: Share of decisions that at least one member gets right.
         calibration: None where nothing was calibrated.
         contributions: None where they were not computed.
+        per_class: Of detections: entries of `evaluate.per_class`.
         test: Predictions of the judged rows, where they have one class each.
         labels: Where they have any number of labels.
         numbers: Where they have numbers.
@@ -178,6 +187,7 @@ class Contents:
     oracle_accuracy: float | None = None
     calibration: Calibration | None = None
     contributions: Contributions | None = None
+    per_class: tuple[Mapping[str, Any], ...] = ()
     test: JudgedRows[Probabilities, Targets] | None = None
     labels: JudgedRows[Marginals, LabelSets] | None = None
     numbers: JudgedRows[Values, Numbers] | None = None
@@ -224,7 +234,7 @@ def gather(run_folder: Path | str) -> Contents:
     kind = _kind(results.get("task", ""))
     shown = [one.name for one in members if one.status == "ok"]
     streamed = results.get("memory_bytes")  # then the sections on single rows would hold too many
-    rows = None if streamed else read_rows(folder, kind, shown)
+    rows = read_rows(folder, kind, shown) if issubclass(kind, Columnar) and not streamed else None
     return Contents(
         run_name=folder.resolve().name,
         task=results.get("task", ""),
@@ -248,7 +258,8 @@ def gather(run_folder: Path | str) -> Contents:
         oracle_accuracy=results.get("oracle_accuracy"),
         calibration=_calibration(results.get("calibration")),
         contributions=Contributions(**entry) if (entry := results.get("contributions")) else None,
-        **{ROWS[kind]: rows},
+        per_class=tuple(results.get("per_class") or ()),
+        **({ROWS[kind]: rows} if kind in ROWS else {}),
         thumbnails=_read_thumbnails(folder / THUMBNAILS),
         recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
         environment=_flattened(results.get("environment") or {}),
@@ -358,14 +369,12 @@ def _flattened(environment: Mapping[str, Any], prefix: str = "") -> dict[str, st
     return flat
 
 
-def _kind(task: str) -> type[Columnar]:
+def _kind(task: str) -> type[Kind]:
     """What members of a task give; class probabilities if its plug-in is not installed."""
     try:
-        kind = find(Task, task).kind
+        return find(Task, task).kind
     except UnknownName:
         return Probabilities
-    assert issubclass(kind, Columnar)
-    return kind
 
 
 def _read_thumbnails(path: Path) -> dict[str, Array]:

@@ -19,7 +19,7 @@ from fusetune.errors import InvalidValue
 from fusetune.fuse.method import FusionMethod
 from fusetune.metric import Metric
 from fusetune.plugins import find
-from fusetune.predictions.kinds import Columnar, Floats
+from fusetune.predictions.kinds import Floats, Kind
 from fusetune.predictions.stack import Stack, rows_of
 from fusetune.predictions.targets import GroundTruth
 from fusetune.sklearn.problems import Problem
@@ -90,7 +90,7 @@ class Judged:
     metric: Metric[Any]
     weights_N: Floats | None
 
-    def score(self, prediction: Columnar) -> float:
+    def score(self, prediction: Kind) -> float:
         """The metric of a prediction of these rows, in any order."""
         prediction = prediction.take(rows_of(prediction.ids, self.truth.ids))
         return self.metric.value(self.metric.statistics(prediction, self.truth), self.weights_N)

@@ -18,7 +18,8 @@ from fusetune.evaluate.verdict import Judged, VerdictRule
 from fusetune.fuse.method import FusionMethod
 from fusetune.metric import Metric, check_kind
 from fusetune.plugins import find
-from fusetune.predictions.files import write_columnar
+from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.files import write_prediction
 from fusetune.predictions.folds import stratified_share
 from fusetune.predictions.kinds import Array, Kind, Marginals, Probabilities, Values
 from fusetune.predictions.pool import Pool
@@ -45,6 +46,7 @@ TASKS: dict[type[Kind], str] = {
     Probabilities: "classification",
     Marginals: "multilabel",
     Values: "regression",
+    Boxes: "object_detection",
 }
 ROLES = ("train", "validation", "holdout", "test")
 
@@ -165,7 +167,7 @@ def _check_value(metric: Metric[Any], stack: Stack[Any], targets: GroundTruth, r
     if not math.isfinite(value):
         raise PredictionError(
             f"{metric.name} has no value on the {len(targets):,} {role} rows",
-            "rows of more than one class, as this metric needs",
+            "rows with what this metric needs: more than one class, or any object",
             "Give more rows, or choose another --metric.",
         )
 
@@ -196,7 +198,7 @@ def publish_files(
         if role == "test" or judge.judged == "test":
             for name in stack.members:
                 path = experiment.folder / "predictions" / name / f"{role}.parquet"
-                write_columnar(path, stack[name])
+                write_prediction(path, stack[name])
     about = {
         "task": task.name,
         "classes": list(pool.stack.classes),

@@ -21,8 +21,10 @@ from fusetune.evaluate.judge import Candidates, Judge
 from fusetune.fuse.fusion import load_fusion, save_fusion
 from fusetune.fuse.method import Fusion, FusionMethod
 from fusetune.fuse.threads import one_thread
-from fusetune.predictions.files import write_columnar, write_targets
-from fusetune.predictions.kinds import Columnar
+from fusetune.predictions.detections import object_columns
+from fusetune.predictions.files import write_prediction, write_targets
+from fusetune.predictions.kinds import Kind
+from fusetune.predictions.objects import Objects
 from fusetune.predictions.stack import Stack, rows_of
 from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Targets
 from fusetune.recipe import Fuse
@@ -79,9 +81,9 @@ def fuse_stage(
         entries, fused = judge.results(candidates)
     chosen = candidates.chosen
     save_fusion(candidates.fusions[chosen], folder / "fusion")
-    write_columnar(folder / "predictions" / "test.parquet", fused[chosen])
+    write_prediction(folder / "predictions" / "test.parquet", fused[chosen])
     if chosen in candidates.holdout:
-        write_columnar(folder / "predictions" / "holdout.parquet", candidates.holdout[chosen])
+        write_prediction(folder / "predictions" / "holdout.parquet", candidates.holdout[chosen])
     write_json(folder / "judged.json", entries)
     return step.finish()
 
@@ -147,7 +149,7 @@ def _methods(members: Sequence[str], settings: Fuse) -> dict[str, FusionMethod[A
     return with_calibrated_members(settings.methods, {**common, **settings.member_calibrators})
 
 
-def _in_order(fused: Columnar, stack: Stack[Any]) -> Columnar:
+def _in_order(fused: Kind, stack: Stack[Any]) -> Kind:
     return fused.take(rows_of(fused.ids, stack.ids))
 
 
@@ -245,6 +247,9 @@ def _identity(targets: GroundTruth) -> str:
         content = [list(targets.classes), targets.labels_N.tolist()]
     elif isinstance(targets, LabelSets):
         content = [list(targets.classes), targets.present_NC.tolist()]
+    elif isinstance(targets, Objects):
+        lines = {name: column.tolist() for name, column in object_columns(targets).items()}
+        content = [list(targets.classes), str(lines)]  # a row without objects holds NaN
     else:
         assert isinstance(targets, Numbers)
         content = [list(targets.names), targets.values_ND.tolist()]

@@ -22,6 +22,7 @@ from fusetune.evaluate.streamed import KeptStatistics, RowStatistics, shown
 from fusetune.evaluate.verdict import VerdictRule
 from fusetune.metric import Metric, check_kind
 from fusetune.plugins import find
+from fusetune.predictions.annotations import holds_annotations
 from fusetune.predictions.files import target_columns
 from fusetune.predictions.folds import dealt_share
 from fusetune.predictions.kinds import Array, Floats
@@ -71,6 +72,12 @@ class Asked:
 
     def __post_init__(self) -> None:
         Budget(self.memory_bytes)
+        if holds_annotations(self.targets):
+            raise InvalidValue(
+                "--memory was given for detections",
+                "predictions of classes, labels or numbers",
+                "Leave --memory out: detections are read into memory.",
+            )
         if self.reading.missing != "error":
             raise InvalidValue(
                 f"--missing is '{self.reading.missing}' and --memory was given",

@@ -224,7 +224,11 @@ def write_json(path: Path, value: JSON) -> None:
 
 
 def file_checksum(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """SHA-256 of a file's bytes, in hexadecimal; of a folder, of its files' names and checksums."""
+    if path.is_dir():
+        files = sorted(one for one in path.rglob("*") if one.is_file())
+        named = [[one.relative_to(path).as_posix(), file_checksum(one)] for one in files]
+        return hashlib.sha256(json.dumps(named).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""COCO's average precision at an overlap of 0.75."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fusetune.metric import Metric
+from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.kinds import Floats, Kind
+from fusetune.predictions.matches import Summary, match_statistics, summary_values
+from fusetune.predictions.objects import Objects
+
+__all__ = ["CocoMap75"]
+
+SUMMARY = Summary(overlap=0.75)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoMap75(Metric[Boxes]):
+    """Mean average precision where an overlap of 0.75 is enough; higher is better, 0 to 1.
+
+    As `coco_map`, at the one overlap: boxes have to sit tightly.
+
+    Reference:
+        Lin et al. "Microsoft COCO: common objects in context". ECCV 2014; the numbers are those of
+        its evaluation code (pycocotools).
+    """
+
+    accepts: ClassVar[frozenset[type[Kind]]] = frozenset({Boxes})
+    higher_is_better: ClassVar[bool] = True
+    title: ClassVar[str] = "AP at IoU 0.75"
+    percent: ClassVar[bool] = True
+
+    def statistics(self, prediction: Boxes, targets: Objects) -> Floats:
+        """`(N, S)` matches of the detections and numbers of objects; see `match_statistics`."""
+        return match_statistics(prediction, targets)
+
+    def values(self, statistics_NS: Floats, weights_RN: Floats) -> Floats:
+        """`(R,)` means of the classes that have objects in the resample."""
+        return summary_values(SUMMARY, statistics_NS, weights_RN)
