@@ -147,7 +147,6 @@ class Stacking(FusionMethod[Any]):
             return fit_on_pixels(self, stack, targets, sample_weights_N)
         if isinstance(stack.parts[0], Marginals):
             return fit_per_label(self, stack, targets, metric, sample_weights_N)
-        assert targets is not None
         weights_N = fit_weights(stack, targets, sample_weights_N)
         final, form = self._settled(stack)
         if all_alike(stack) and not self.passthrough:
