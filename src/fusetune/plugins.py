@@ -24,8 +24,8 @@ _EXTRAS = {
     **dict.fromkeys(("torch", "accelerate", "safetensors"), "torch"),
     **dict.fromkeys(("torchvision", "timm"), "vision"),
     "transformers": "text",
-    "peft": "lora",
     "numba": "detection",
+    "peft": "lora",
 }
 
 

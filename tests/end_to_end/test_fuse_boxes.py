@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detections from files of every form: fused, judged, saved, applied; and what is refused."""
 
+import dataclasses
 import json
 import sys
 
@@ -123,6 +124,24 @@ def test_detections_are_fused_judged_saved_and_applied(coco, tmp_path):
     )
     assert set(table["id"].to_pylist()) == set(fused.ids.tolist())
     assert table.column_names[:2] == ["id", "label"]
+
+
+@pytest.mark.slow
+def test_statistics_that_no_object_has_a_part_in_are_not_shown(tmp_path):
+    """COCO writes -1 for the average precision of small objects where there are none."""
+    stack, truth = box_pool(rows=30)
+    large = [part.scaled(np.full((30, 2), 10.0), relative=False) for part in stack.parts]
+    content = coco_truth(dataclasses.replace(truth, boxes_K4=10 * truth.boxes_K4, areas_K=None))
+    for image in content["images"]:
+        image |= {"width": 10 * SIDE, "height": 10 * SIDE}
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    files = [tmp_path / f"{name}.json" for name in stack.members]
+    for file, part in zip(files, large, strict=False):
+        file.write_text(json.dumps(coco_results(part)))
+    run = fuse_files(files, tmp_path / "annotations.json", out=tmp_path / "run", methods=["nms"])
+    scores = run.results["fusions"][-1]["scores"]["test"]
+    assert "coco_map_small" not in scores and "coco_recall_medium" not in scores
+    assert scores["coco_map_large"] == pytest.approx(scores["coco_map"])
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from fusetune.finetune.objectives.classification import Classification
 from fusetune.finetune.settings import Augmentation, FineTune, Optimizer
 from fusetune.finetune.soup_entry import SoupOf
 from fusetune.finetune.soup_steps import SoupPlan, soup_members
-from fusetune.finetune.steps import finetune_member, predict_member
+from fusetune.finetune.steps import Finetuned, finetune_member, predict_member
 from fusetune.fuse.soup import Soup
 from fusetune.fuse.soups.greedy_soup import GreedySoup
 from fusetune.fuse.soups.model_stock import ModelStock
@@ -164,7 +164,7 @@ def test_a_uniform_soup_has_average_weights_and_statistics_of_its_own(
     predicted = tmp_path / "predicted"
     predicted.mkdir()
     weights = tmp_path / "soup" / "weights.safetensors"
-    predict_member(predicted, RESNET, data, weights, Classification(), silent)
+    predict_member(predicted, RESNET, data, Finetuned(weights), Classification(), silent)
     holdout = read_probabilities(predicted / "holdout.parquet")
     targets = _targets(data)
     value = LogLoss().value(LogLoss().statistics(holdout, targets))

@@ -144,6 +144,27 @@ def test_side_by_side_gives_the_same_bytes_and_a_soup_waits(tmp_path: Path) -> N
     assert read_yaml(tmp_path / "three" / "recipe.yaml")["parallel"] == 3
 
 
+HEADS = """members:
+  - {source: mini, model: vgg, name: a, finetune: {train: probe}}
+  - {source: mini, model: vgg, name: b, finetune: {train: probe, label_smoothing: 0.1}}
+"""
+
+
+@pytest.mark.slow
+def test_features_of_two_at_a_time_are_computed_once(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(SHORT[: SHORT.index("members:")] + HEADS)
+    assert fusetune("run", path, "--out", tmp_path / "one").returncode == 0
+    path.write_text(path.read_text() + "parallel: 2\n")
+    two = fusetune("run", path, "--out", tmp_path / "two")
+    assert two.returncode == 0, two.stderr
+    assert predictions(tmp_path / "two") == predictions(tmp_path / "one")
+    log = (tmp_path / "two" / "log.jsonl").read_text()
+    events = [json.loads(line) for line in log.splitlines()]
+    begun = [e["step"] for e in events if e["phase"] == "begun" and "features" in e["step"]]
+    assert len(begun) == len(set(begun)) == 2
+
+
 @pytest.mark.slow
 def test_one_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
     import fusetune as package

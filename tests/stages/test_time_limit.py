@@ -144,3 +144,11 @@ def test_stopped_members_are_fused_and_a_run_without_a_limit_finishes_them(
     assert len(files) == 3 * 3 + 1
     for path in files:
         assert path.read_bytes() == (tmp_path / "whole" / path.relative_to(out)).read_bytes()
+
+
+def test_validating_without_a_backbone_says_nothing_of_predicting_with_it(clock: Clock) -> None:
+    watch = Stopwatch(Budget(ends_at=1100.0, rows=90), validation_rows=10)
+    watch._predict_s_per_row = 0.001  # a head on features: 100 rows take no time
+    assert not watch.is_over(epoch=1, step=1, rows=10, seconds=20.0)
+    watch.forget_validating()
+    assert watch.is_over(epoch=1, step=1, rows=10, seconds=20.0)  # a second a row

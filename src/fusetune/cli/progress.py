@@ -54,6 +54,9 @@ class Screen:
         self._phase = phase
         if phase == "finetune":
             self._finetune(member, event)
+        elif phase in ("pixels", "features") and member:
+            what = {"pixels": "decoding images", "features": "computing features"}[phase]
+            self._update(member, event["done"], what)
         elif phase == "predict":
             self._update(member, event.get("done", 0.0), "predicting")
         elif phase == "teach":

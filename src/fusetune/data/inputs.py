@@ -3,6 +3,7 @@
 
     Images
     ├── PixelImages        one size, decoded
+    ├── ChosenImages       some of any others, not copied
     └── Encoded            the bytes of JPEG, PNG, ... files, decoded on every call
         ├── EncodedImages  in memory or memory-mapped
         └── FileImages     still on disk, so that a folder of any size can be listed
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IMAGE_ENDINGS",
+    "ChosenImages",
     "Encoded",
     "EncodedImages",
     "FileImages",
@@ -204,6 +206,38 @@ class FileImages(Encoded):
         if expected is not None and size != expected:
             raise _moved(self.paths[row], "its size changed")
         return size
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenImages(Images):
+    """Some images of a collection, none of which is copied until it is read.
+
+    Args:
+        base: All of them.
+        rows_N: `(N,)` positions there.
+    """
+
+    base: Images
+    rows_N: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows_N)
+
+    def pixels(self, row: int) -> Pixels:
+        """`(H, W, 3)` RGB values of one image."""
+        return self.base.pixels(int(self.rows_N[row]))
+
+    def take(self, rows: Array) -> Self:
+        """Some of the images, by position or by mask, in the order given."""
+        return type(self)(self.base, self.rows_N[rows])
+
+    def digests(self) -> list[bytes]:
+        """One digest per image, as the collection gives it."""
+        return self.base.take(self.rows_N).digests()
+
+    def save(self, folder: Path) -> None:
+        """Write these images only, as the collection would."""
+        self.base.take(self.rows_N).save(folder)
 
 
 def _moved(path: Path, reason: str) -> DataError:

@@ -19,12 +19,17 @@ def with_auxiliary(outputs: Tensor, loss_of: Callable[[Tensor], Tensor], weight:
     Args:
         outputs: `(B, C)`, or a tuple of such, the main head's first; None stands for a head that is
             off.
-        loss_of: From one head's outputs, in single precision, to a scalar.
+        loss_of: From one head's outputs, in single precision at least, to a scalar.
         weight: Of an auxiliary head.
     """
     main, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-    loss = loss_of(main.float())
+    loss = loss_of(_widened(main))
     for head in auxiliary:
         if head is not None:
-            loss = loss + weight * loss_of(head.float())
+            loss = loss + weight * loss_of(_widened(head))
     return loss
+
+
+def _widened(outputs: Tensor) -> Tensor:
+    """Half-precision outputs in single precision; double precision stays."""
+    return outputs if outputs.itemsize == 8 else outputs.float()

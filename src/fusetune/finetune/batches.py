@@ -6,20 +6,78 @@ Shapes: B rows of a batch, H height, W width, 3 RGB channels.
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from fusetune.data.inputs import Images, PixelImages
+from fusetune.data.inputs import ChosenImages, Images, PixelImages
 from fusetune.finetune.randomness import Keys, mixed_seed, uniforms
 from fusetune.members.member import Preprocess
+from fusetune.predictions.kinds import Array, Floats
+from fusetune.runtime.machine import available_bytes, num_threads
 
-__all__ = ["PixelStore", "epoch_order", "in_batches", "row_slices"]
+__all__ = [
+    "FeatureStore",
+    "PixelStore",
+    "Store",
+    "epoch_order",
+    "fitted",
+    "in_batches",
+    "is_fitted",
+    "num_decoders",
+    "room_for_pixels",
+    "row_slices",
+]
 
 Pixels = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.int64]
 
 CACHE_BYTES = 4 * 2**30  # decoded pixels of one split kept in memory; above, decoded every epoch
+MEMORY_SHARE = 0.5
+"""Of the available memory, for pixels that are read in random order: beyond it, that would wait for
+the disk, which takes longer than decoding them, and a model has to fit beside them."""
+UNKNOWN_MEMORY = 4 * 2**30  # bytes taken to be available where the system does not say
+MOST_DECODERS = 16  # keep up with a fast GPU
+
+
+class Store(Protocol):
+    """What a split's rows are read from, batch by batch: pixels, or features."""
+
+    @property
+    def is_decoded(self) -> bool:
+        """True if batches only need to be copied."""
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Size of all rows in memory; None if they are not kept there."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    def batch(self, rows: Rows) -> Array:
+        """`(B, ...)` some of the rows; a copy."""
+
+
+class FeatureStore:
+    """The features of a split, which stand in for its images.
+
+    Args:
+        features_ND: `(N, D)` float32.
+    """
+
+    is_decoded = True
+
+    def __init__(self, features_ND: Floats) -> None:
+        self._features_ND = features_ND
+        self.num_bytes = features_ND.nbytes
+
+    def __len__(self) -> int:
+        return len(self._features_ND)
+
+    def batch(self, rows: Rows) -> Array:
+        """`(B, D)` features of some rows; a copy."""
+        return self._features_ND[rows]
 
 
 class PixelStore:
@@ -36,32 +94,36 @@ class PixelStore:
     def __init__(self, images: Images, preprocess: Preprocess) -> None:
         self.images = images
         self._preprocess = preprocess
-        small = (
-            isinstance(images, PixelImages)
-            and max(images.pixels_NHW3.shape[1:3]) <= preprocess.size
-        )
-        self._native = images.pixels_NHW3 if small and isinstance(images, PixelImages) else None
+        self._is_fitted = is_fitted(images, preprocess.size)
         self._cache: Pixels | None = None
         self._filled = np.zeros(len(images), dtype=bool)
+        self._decoders = ThreadPoolExecutor(
+            num_decoders()
+        )  # whose threads start when they are needed
         side = preprocess.size
-        if self._native is None and len(images) * side * side * 3 <= CACHE_BYTES:
+        most = min(CACHE_BYTES, room_for_pixels())
+        if not self._is_fitted and len(images) * side * side * 3 <= most:
             self._cache = np.empty((len(images), side, side, 3), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.images)
 
     @property
     def is_decoded(self) -> bool:
         """True if batches only need to be copied."""
-        return self._native is not None or bool(self._filled.all())
+        return self._is_fitted or bool(self._filled.all())
 
     @property
     def num_bytes(self) -> int | None:
         """Size of all pixels in memory; None if they are decoded anew in every epoch."""
-        kept = self._native if self._native is not None else self._cache
-        return None if kept is None else kept.nbytes
+        if self._is_fitted:
+            return len(self.images) * self.images.pixels(0).nbytes if len(self.images) else 0
+        return None if self._cache is None else self._cache.nbytes
 
     def batch(self, rows: npt.NDArray[np.int64]) -> Pixels:
         """`(B, H, W, 3)` pixels of some rows; a copy."""
-        if self._native is not None:
-            return self._native[rows]
+        if self._is_fitted:
+            return pixels_of(self.images, rows)
         if self._cache is None:
             return np.stack(self._fitted(rows))
         absent = rows[~self._filled[rows]]
@@ -73,10 +135,10 @@ class PixelStore:
         return self._cache[rows]
 
     def _fitted(self, rows: npt.NDArray[np.int64]) -> list[Pixels]:
-        with ThreadPoolExecutor(2) as pool:  # Pillow releases the interpreter while it decodes
-            return list(
-                pool.map(lambda row: _fit(self.images.pixels(int(row)), self._preprocess), rows)
-            )
+        def one(row: int) -> Pixels:
+            return fitted(self.images.pixels(int(row)), self._preprocess)
+
+        return list(self._decoders.map(one, rows))
 
 
 def epoch_order(
@@ -127,7 +189,32 @@ def row_slices(num: int, batch_size: int) -> Iterator[npt.NDArray[np.int64]]:
         yield np.arange(start, min(start + batch_size, num))
 
 
-def _fit(pixels: Pixels, preprocess: Preprocess) -> Pixels:
+def is_fitted(images: Images, size: int) -> bool:
+    """True for pixels that are all of one size, no larger than a member's input."""
+    base = images.base if isinstance(images, ChosenImages) else images
+    return isinstance(base, PixelImages) and max(base.pixels_NHW3.shape[1:3]) <= size
+
+
+def pixels_of(images: Images, rows: Rows) -> Pixels:
+    """`(B, H, W, 3)` of fitted images, copied."""
+    if isinstance(images, ChosenImages):
+        return pixels_of(images.base, images.rows_N[rows])
+    assert isinstance(images, PixelImages)
+    return images.pixels_NHW3[rows]
+
+
+def room_for_pixels() -> float:
+    """Bytes of pixels that this machine has the memory for now."""
+    free = available_bytes()
+    return MEMORY_SHARE * (UNKNOWN_MEMORY if free is None else free)
+
+
+def num_decoders() -> int:
+    """Threads that decode: Pillow releases the interpreter meanwhile."""
+    return max(2, min(MOST_DECODERS, num_threads()))
+
+
+def fitted(pixels: Pixels, preprocess: Preprocess) -> Pixels:
     """Resize, then crop the center square, as the checkpoint does it."""
     from PIL import Image
 

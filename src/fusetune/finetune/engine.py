@@ -15,7 +15,7 @@ from fusetune.finetune.settings import FineTune
 from fusetune.fuse.soup import State
 from fusetune.members.member import Member
 from fusetune.plugins import plugin_name
-from fusetune.predictions.kinds import Array, Ids
+from fusetune.predictions.kinds import Array, Floats, Ids
 from fusetune.predictions.targets import GroundTruth
 
 __all__ = ["Budget", "Engine", "History", "Plan", "Report", "Split"]
@@ -26,10 +26,18 @@ Report = Callable[[Mapping[str, Any]], None]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The rows of one role, with their targets."""
+    """The rows of one role, with their targets.
+
+    Args:
+        images: N images.
+        targets: What is true of them.
+        features_ND: `(N, D)` what goes into the head, where it was computed before; it may stand in
+            for the images in epochs that train the head alone, on images as they are.
+    """
 
     images: Images
     targets: GroundTruth
+    features_ND: Floats | None = None
 
     @property
     def ids(self) -> Ids:
@@ -162,6 +170,10 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def features(self, member: Member, images: Images, report: Report) -> tuple[Array, Array]:
         """`(N, D)` float32 inputs of the head, and raw outputs, of images as they are, in one pass."""
+
+    def head_outputs(self, member: Member, features_ND: Floats) -> Array | None:
+        """`(N, ...)` raw outputs from inputs of the head; None if no one layer makes them."""
+        return None
 
     @abc.abstractmethod
     def save(self, member: Member, path: Path) -> None:

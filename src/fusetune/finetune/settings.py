@@ -165,6 +165,12 @@ class Augmentation:
         jitter = self.color_jitter
         _check("augmentation.color_jitter", jitter, 0 <= jitter <= 1, "a number from 0 to 1")
 
+    @property
+    def is_off(self) -> bool:
+        """True if training images stay as they are."""
+        changes = (self.flip, self.crop_padding, self.rand_augment, self.color_jitter, self.cutout)
+        return not any((*changes, self.mixup, self.cutmix, self.resized_crop is not None))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
@@ -231,9 +237,14 @@ class FineTune:
         train: `full` trains every weight, `head` only the head, the rest frozen in evaluation mode;
             `head_then_full` (LP-FT, Kumar et al. 2022) first the head, so that a new one does not
             distort what was learned before, then every weight, each by a schedule of its own;
-            `gradual` (Howard & Ruder 2018) first the head, which the layers before it join one
-            after another, the deepest first; `lora` the head and low-rank adapters, which are
-            merged into the weights in the end, the rest frozen in evaluation mode.
+            `probe` solves for the head's linear layer on features of images as they are, with
+            the L2 penalty that is best on validation rows (Kornblith et al. 2019): of the other
+            keys, only `label_smoothing`, `class_weights` and `stop_by` mean anything then;
+            `probe_then_full` is LP-FT with a head so found, as its authors did it, and then
+            `epochs` of every weight; `gradual` (Howard & Ruder 2018) first the head, which the
+            layers before it join one after another, the deepest first; `lora` the head and
+            low-rank adapters, which are merged into the weights in the end, the rest frozen in
+            evaluation mode.
         lora: The adapters of `train: lora`; None: `Lora()` with it.
         head_epochs: How many of the epochs come before every weight is trained; for
             `head_then_full` and `gradual` only. Howard & Ruder let one layer join per epoch: as
@@ -280,7 +291,9 @@ class FineTune:
 
     epochs: int = 10
     batch_size: int = 64
-    train: Literal["full", "head", "head_then_full", "gradual", "lora"] = "full"
+    train: Literal[
+        "full", "head", "probe", "head_then_full", "probe_then_full", "gradual", "lora"
+    ] = "full"
     lora: Lora | None = None
     head_epochs: int | None = None
     layer_decay: float = 1.0
@@ -305,11 +318,13 @@ class FineTune:
         _check("batch_size", self.batch_size, self.batch_size >= 1, "a whole number of at least 1")
         _check_head_epochs(self)
         _check("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "a number in (0, 1]")
-        good = self.layer_decay == 1 or self.train not in ("head", "lora")
+        good = self.layer_decay == 1 or self.train not in ("head", "probe", "lora")
         expected = f"1 with train: {self.train}, which has one learning rate"
         _check("layer_decay", self.layer_decay, good, expected)
         good = self.lora is None or self.train == "lora"
         _check("lora", "given", good, f"null with train: {self.train}")
+        good = self.distill is None or self.train != "probe"
+        _check("distill", "given", good, "null with train: probe, which is solved for")
         _check(
             "label_smoothing",
             self.label_smoothing,
@@ -342,6 +357,22 @@ class FineTune:
     def adapters(self) -> Lora | None:
         """The adapters that are trained; None: there are none."""
         return (self.lora or Lora()) if self.train == "lora" else None
+
+    @property
+    def solves_head(self) -> bool:
+        """True if the head is solved for, before or instead of any epoch."""
+        return self.train in ("probe", "probe_then_full")
+
+    @property
+    def reads_features(self) -> bool:
+        """True if the head alone is solved for, or trained at first, on images as they are."""
+        begins_with_head = self.train in ("head", "head_then_full", "gradual")
+        return self.solves_head or (begins_with_head and self.augmentation.is_off)
+
+    @property
+    def keeps_backbone(self) -> bool:
+        """True if nothing but the head is ever trained."""
+        return self.train in ("head", "probe")
 
     def scheduled_epochs(self, epoch: int) -> range:
         """The epochs, counted from 0, that share a run of the schedule with this one."""

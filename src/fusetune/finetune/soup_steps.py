@@ -14,9 +14,10 @@ import numpy as np
 from fusetune.data.inputs import PixelImages
 from fusetune.data.prepare import Prepared, load_prepared
 from fusetune.errors import WeightsError, counted
-from fusetune.finetune.batches import CACHE_BYTES, PixelStore
+from fusetune.finetune.batches import CACHE_BYTES, PixelStore, is_fitted
 from fusetune.finetune.engine import Engine, Report, Split
 from fusetune.finetune.objective import Objective
+from fusetune.finetune.pixel_cache import with_pixels
 from fusetune.finetune.snapshots import WEIGHTS
 from fusetune.finetune.soup_entry import SoupOf
 from fusetune.finetune.steps import member_with
@@ -69,6 +70,7 @@ def soup_members(folder: Path, source: Source, data: Path, plan: SoupPlan, repor
     _check_preprocessing(names, abouts)
     member = member_with(source, prepared.classes, plan.weights[0])
     engine = find(Engine, member.engine)()
+    prepared = with_pixels(prepared, member.preprocess, data, report).prepared
     states = {}
     for name, path in zip(names, plan.weights, strict=True):
         engine.load(member, path)
@@ -154,7 +156,8 @@ class Kitchen:
         """A role's rows; decoded and fitted once where memory allows, since every trial sees them."""
         rows, preprocess = self.prepared.rows(role), self.member.preprocess
         images = self.prepared.images.take(rows)
-        if len(rows) * preprocess.size**2 * 3 <= CACHE_BYTES:
+        is_small = len(rows) * preprocess.size**2 * 3 <= CACHE_BYTES
+        if is_small and not is_fitted(images, preprocess.size):
             images = PixelImages(PixelStore(images, preprocess).batch(np.arange(len(rows))))
         return Split(images, self.prepared.targets(role))
 

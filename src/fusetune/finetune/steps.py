@@ -2,7 +2,8 @@
 """Step functions of one member, run in a worker process: named inputs in, files in a folder out."""
 
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from fusetune.data.inputs import Images
 from fusetune.data.prepare import Prepared, load_prepared
 from fusetune.errors import InvalidValue, WeightsError
 from fusetune.finetune.engine import Engine, Plan, Report, Split
+from fusetune.finetune.features import Features, backbone_checksum, check_linear_head, read_about
 from fusetune.finetune.objective import Objective
+from fusetune.finetune.pixel_cache import Seen, with_pixels
 from fusetune.finetune.settings import FineTune
 from fusetune.finetune.snapshots import WEIGHTS, snapshot_weights
 from fusetune.fuse.state_dicts import state_checksum
@@ -22,6 +25,7 @@ from fusetune.predictions.kinds import Array, Columnar
 from fusetune.store.artifact import write_json
 
 __all__ = [
+    "Finetuned",
     "check_member",
     "finetune_member",
     "member_outputs",
@@ -31,6 +35,20 @@ __all__ = [
 
 CHECKED_ROWS = 200
 """Train rows that stand in for validation rows where the epoch is fixed and all rows train."""
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What predicting reads of a member.
+
+    Args:
+        weights: As fine-tuning wrote them.
+        features: Folders of what its checkpoint made of the rows; used if all but the head is still
+            as it was.
+    """
+
+    weights: Path
+    features: tuple[Path, ...] = ()
 
 
 def check_member(
@@ -66,6 +84,8 @@ def check_member(
     engine = _engine(member)
     parameters = engine.num_parameters(member)
     if finetune is not None:
+        if finetune.solves_head:
+            check_linear_head(engine, member)
         engine.check(member, finetune)
     return {
         "notes": list(member.notes),
@@ -76,9 +96,23 @@ def check_member(
 
 
 def finetune_member(
-    folder: Path, source: Source, data: Path, plan: Plan | None, report: Report
+    folder: Path,
+    source: Source,
+    data: Path,
+    plan: Plan | None,
+    report: Report,
+    features: Path | None = None,
 ) -> tuple[int, int] | None:
     """Fine-tune on train rows and choose the epoch on validation rows; without a plan, neither.
+
+    Args:
+        folder: To write into.
+        source: The checkpoint.
+        data: Folder of the prepared rows.
+        plan: What for, and how.
+        report: Takes progress events.
+        features: Folder of what the checkpoint makes of train and validation rows, for epochs that
+            train the head alone.
 
     Writes:
         `weights.safetensors`, or one file per snapshot; `member.json` with the preprocessing, the head, notes and, of a
@@ -97,8 +131,12 @@ def finetune_member(
         start["start"] = state_checksum(engine.state(member))
     stopped, snapshots = None, 0
     if plan is not None:
-        splits = _splits(prepared, fixed_epoch=plan.only_epochs is not None)
+        known, notes = _known(member, features)
+        if known is None or not plan.settings.keeps_backbone:
+            prepared = with_pixels(prepared, member.preprocess, data, report).prepared
+        splits = _splits(prepared, known, fixed_epoch=plan.only_epochs is not None)
         history = engine.finetune(member, plan, splits, folder / "work", report)
+        history = replace(history, notes=(*history.notes, *notes))
         write_json(folder / "history.json", asdict(history))
         stopped, snapshots = history.stopped, len(history.snapshots)
     for name in map(snapshot_weights, range(1, snapshots + 1)):
@@ -114,24 +152,39 @@ def predict_member(
     folder: Path,
     source: Source,
     data: Path,
-    weights: Path,
+    made: Finetuned,
     objective: Objective[Any],
     report: Report,
 ) -> None:
     """Predict the rows of every role but train.
 
+    Args:
+        folder: To write into.
+        source: The checkpoint.
+        data: Folder of the prepared rows.
+        made: What fine-tuning wrote.
+        objective: Turns outputs into predictions.
+        report: Takes progress events.
+
     Writes:
-        `<role>.parquet` for every such role that has rows, and `cost.json`: `predict_per_row` (mean seconds, decoding
-        included) and `parameters` (count).
+        `<role>.parquet` for every such role that has rows, and `cost.json`: `predict_per_row` (mean
+        seconds, decoding and features included) and `parameters` (count).
     """
     prepared = load_prepared(data)
-    member = member_with(source, prepared.classes, weights)
+    member = member_with(source, prepared.classes, made.weights)
+    known = [one for folder in made.features if (one := _known(member, folder)[0]) is not None]
+    seen = Seen(prepared) if known else with_pixels(prepared, member.preprocess, data, report)
     seconds, done = 0.0, 0
     for role in prepared.judged_roles:
         rows = prepared.rows(role)
         report({"phase": "predict", "role": role, "done": done / max(1, len(prepared.ids))})
         before = time.perf_counter()
-        outputs = member_outputs(member, prepared.images.take(rows), report)
+        outputs = _outputs_of_features(member, known, rows)
+        if outputs is None:
+            outputs = member_outputs(member, seen.prepared.images.take(rows), report)
+            seconds += seen.decode_per_row * len(rows)
+        else:
+            seconds += max(one.seconds_per_row for one in known) * len(rows)
         seconds, done = seconds + time.perf_counter() - before, done + len(rows)
         prediction = objective.to_prediction(prepared.ids[rows], member.classes, outputs)
         assert isinstance(prediction, Columnar)
@@ -141,12 +194,19 @@ def predict_member(
     write_json(folder / "cost.json", cost)
 
 
-def _splits(prepared: Prepared, *, fixed_epoch: bool) -> tuple[Split, Split]:
+def _splits(
+    prepared: Prepared, known: Features | None, *, fixed_epoch: bool
+) -> tuple[Split, Split]:
     """Train and validation rows; a fixed epoch is chosen by none, and all rows train."""
     train = prepared.rows("train")
     validation = train[:CHECKED_ROWS] if fixed_epoch else prepared.rows("validation")
     first, second = (
-        Split(prepared.images.take(rows), prepared.truth.take(rows)) for rows in (train, validation)
+        Split(
+            images=prepared.images.take(rows),
+            targets=prepared.truth.take(rows),
+            features_ND=None if known is None else known.take(rows),
+        )
+        for rows in (train, validation)
     )
     return first, second
 
@@ -161,6 +221,26 @@ def member_with(source: Source, classes: tuple[str, ...], weights: Path) -> Memb
 def member_outputs(member: Member, images: Images, report: Report = lambda event: None) -> Array:
     """`(N, ...)` raw outputs of a member in evaluation mode."""
     return _engine(member).outputs(member, images, report)
+
+
+def _outputs_of_features(member: Member, known: Sequence[Features], rows: Array) -> Array | None:
+    """Outputs by the head alone; None where the rows' features are not known."""
+    for features in known:
+        if (features_ND := features.take(rows)) is not None:
+            return _engine(member).head_outputs(member, features_ND)
+    return None
+
+
+def _known(member: Member, folder: Path | None) -> tuple[Features | None, tuple[str, ...]]:
+    """Features that the member's own weights made, and a note where there could have been some."""
+    if folder is None:
+        return None, ()
+    features = Features.load(folder)
+    if features is None:
+        return None, (f"features were not kept: {read_about(folder)['why_not']}",)
+    if features.backbone != backbone_checksum(_engine(member), member):
+        return None, ("features were not used: other weights of the checkpoint made them",)
+    return features, ()
 
 
 def _engine(member: Member) -> Engine:

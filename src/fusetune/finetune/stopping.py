@@ -57,6 +57,10 @@ class Stopwatch:
         yield
         self._predict_s_per_row = (time.perf_counter() - before) / self._validation_rows
 
+    def forget_validating(self) -> None:
+        """What was measured is not what predicting will take: the backbone did not run."""
+        self._predict_s_per_row = None
+
     def notes(self, epochs: int, best_epoch: int) -> tuple[str, ...]:
         """What the user has to know if the budget stopped it."""
         if self.stopped is None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from fusetune.members.member import Member
 from fusetune.predictions.kinds import Floats
 
-__all__ = ["head_inputs"]
+__all__ = ["head_inputs", "linear_head"]
 
 
 @contextlib.contextmanager
@@ -46,6 +46,17 @@ def head_inputs(member: Member, num_rows: int) -> Iterator[Callable[[], Floats]]
     finally:
         for handle in handles:
             handle.remove()
+
+
+def linear_head(member: Member, num_features: int) -> torch.nn.Linear | None:
+    """The head's linear layer of so many inputs; None if there is none, or more than one."""
+    layers = [member.model.get_submodule(name) for name in member.head]
+    found = [
+        layer
+        for layer in layers
+        if isinstance(layer, torch.nn.Linear) and layer.in_features == num_features
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _pooled(inputs: Tensor, layer: torch.nn.Module) -> Tensor:

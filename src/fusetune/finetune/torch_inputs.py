@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fusetune.finetune.batches import PixelStore, row_slices
+from fusetune.finetune.batches import Store, row_slices
 from fusetune.finetune.torch_memory import is_out_of_memory, release
 from fusetune.finetune.torch_precision import autocast
 from fusetune.finetune.torch_views import Views, as_they_are
 from fusetune.members.member import Preprocess
 from fusetune.predictions.kinds import Array
 
-__all__ = ["Feed", "ModelInput", "model_outputs"]
+__all__ = ["FeatureInput", "Feed", "ModelInput", "model_outputs"]
 
 RESIDENT_SHARE = 0.25  # of the device's free memory, for the pixels of one split
 EVALUATION_PIXELS = 256 * 224 * 224  # of one batch: 256 images of the usual size
@@ -30,23 +30,23 @@ Rows = npt.NDArray[np.int64]
 
 
 class Feed:
-    """The pixels of one split, on their way to the device.
+    """The pixels of one split, or its features, on their way to the device.
 
     Args:
-        store: The split's pixels.
+        store: The split's.
         device: Where they are wanted.
 
     Attributes:
         resident: `(N, H, W, 3)` uint8 on a GPU that has room for all of them, else None.
     """
 
-    def __init__(self, store: PixelStore, device: torch.device) -> None:
+    def __init__(self, store: Store, device: torch.device) -> None:
         self.store, self.device = store, device
         self.resident: Tensor | None = None
         if device.type == "cuda" and store.num_bytes is not None:
             free, _ = torch.cuda.mem_get_info(device)
             if store.num_bytes <= RESIDENT_SHARE * free:
-                everything = store.batch(np.arange(len(store.images)))
+                everything = store.batch(np.arange(len(store)))
                 self.resident = torch.from_numpy(everything).to(device)
 
     def batches(self, rows: Sequence[Rows]) -> Iterator[Tensor]:
@@ -125,10 +125,25 @@ class ModelInput:
         return images[:, :, top : top + size, left : left + size]
 
 
+class FeatureInput:
+    """Features as a head takes them: as they are.
+
+    Args:
+        preprocess: Of the images that they were made from.
+    """
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self.preprocess = preprocess
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """`(B, D)`, the same."""
+        return features
+
+
 def model_outputs(
     model: nn.Module,
     feed: Feed,
-    model_input: ModelInput,
+    model_input: ModelInput | FeatureInput,
     precision: str = "fp32",
     views: Views = as_they_are,
 ) -> Array:
@@ -154,7 +169,7 @@ def model_outputs(
 def _outputs(
     model: nn.Module,
     feed: Feed,
-    model_input: ModelInput,
+    model_input: ModelInput | FeatureInput,
     precision: str,
     views: Views,
     num: int,
@@ -166,13 +181,13 @@ def _outputs(
 
     parts = []
     with torch.inference_mode():
-        for pixels in feed.batches(list(row_slices(len(feed.store.images), num))):
+        for pixels in feed.batches(list(row_slices(len(feed.store), num))):
             seen = [main(images) for images in views(model_input(pixels))]
             parts.append(torch.stack(seen).mean(dim=0) if len(seen) > 1 else seen[0])
         return torch.cat(parts).cpu().numpy()
 
 
-def evaluation_batch(model_input: ModelInput, device: torch.device) -> int:
+def evaluation_batch(model_input: ModelInput | FeatureInput, device: torch.device) -> int:
     """Rows per batch where no gradients are kept: many on a GPU, which small ones leave idle."""
     if device.type != "cuda":
         return 256

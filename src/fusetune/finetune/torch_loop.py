@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fusetune.finetune.batches import PixelStore, epoch_order, in_batches
+from fusetune.finetune.batches import epoch_order, in_batches
 from fusetune.finetune.engine import History, Plan, Report, Split
 from fusetune.finetune.lr_range import RangeTest
 from fusetune.finetune.randomness import Keys, mixed_seed, row_keys
@@ -28,7 +28,6 @@ from fusetune.finetune.torch_checkpoint import Checkpoints, State, Stateful, rea
 from fusetune.finetune.torch_convolutions import one_position_products
 from fusetune.finetune.torch_distill import Lessons
 from fusetune.finetune.torch_graphs import StepGraphs
-from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
 from fusetune.finetune.torch_lora import put_adapters
 from fusetune.finetune.torch_lr_range import find_rate
 from fusetune.finetune.torch_memory import (
@@ -48,6 +47,7 @@ from fusetune.finetune.torch_optimizer import (
 from fusetune.finetune.torch_precision import autocast, chosen_precision, memory_format
 from fusetune.finetune.torch_progress import progress
 from fusetune.finetune.torch_random import seed_dropout
+from fusetune.finetune.torch_trainees import Trainees
 from fusetune.members.member import Member
 from fusetune.predictions.kinds import Array
 
@@ -68,9 +68,6 @@ class Training:
         self.num_epochs, self.keeps_last = plan.num_epochs, plan.only_epochs is not None
         self.stopwatch = Stopwatch(plan.budget, len(splits[1].ids))
         self.keys: Keys = row_keys(splits[0].ids)
-        self.train, self.validation = (
-            Feed(PixelStore(split.images, member.preprocess), device) for split in splits
-        )
         train_targets, self.validation_targets = (
             self.objective.collate(split.targets, np.arange(len(split.ids))) for split in splits
         )
@@ -84,6 +81,7 @@ class Training:
         self.model: nn.Module = member.model.to(device)
         if device.type == "cuda":  # on CPUs the fused optimizers would copy such weights
             self.model.to(memory_format=memory_format(device))
+        self.trainees = Trainees(member, splits, device)
         groups = parameter_groups(member, plan.settings)
         self.optimizer = build_optimizer(groups, plan.settings.optimizer, device)
         self.averages = Averages(self.model, plan.settings)
@@ -157,8 +155,7 @@ class Training:
         """Put on the device what every step reads; a recorded step finds it where it was."""
         if stream is not None:
             stream.wait_stream(torch.cuda.default_stream(self.device))
-        layout = memory_format(self.device)
-        self.model_input = ModelInput(self.member.preprocess, self.device, layout)
+        self.trainee = self.trainees.of(self.settings, self.state.epoch)
         self.compiled = torch.compile(self.model, dynamic=False) if self.settings.compile else None
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         self.loss_sum = torch.zeros((), dtype=exact, device=self.device)
@@ -177,8 +174,10 @@ class Training:
         last_report = time.perf_counter()
         order = epoch_order(self.keys, self.strata, seed=self.seed, epoch=state.epoch)
         batches = in_batches(order, settings.batch_size)
-        if set_trained(self.member, settings, state.epoch):
+        before, self.trainee = self.trainee, self.trainees.of(settings, state.epoch)
+        if set_trained(self.member, settings, state.epoch) or before is not self.trainee:
             self.record_anew()
+            self.stopwatch.forget_validating()
         if settings.head_epochs:
             begin_momentum(self.optimizer)
         self.draws.copy_(self.epoch_draws(state.epoch))
@@ -202,7 +201,7 @@ class Training:
     def steps(self, batches: list[Array], before_step: Callable[[int, int], None]) -> Iterator[int]:
         """Do one step of the optimizer after the other, and say which was done."""
         state, todo = self.state, range(self.state.step, len(batches))
-        if self.train.resident is not None:
+        if self.trainee.train.resident is not None:
             order = torch.from_numpy(np.concatenate(batches)).to(self.device)
             rows = order.split([len(batch) for batch in batches])
             for step in todo:
@@ -210,7 +209,8 @@ class Training:
                 self.step_within_memory(rows[step], None)
                 yield step
             return
-        for step, pixels in zip(todo, self.train.batches(batches[state.step :]), strict=True):
+        pixels_of = self.trainee.train.batches(batches[state.step :])
+        for step, pixels in zip(todo, pixels_of, strict=True):
             before_step(step, len(batches))
             rows_on_device = torch.from_numpy(batches[step]).to(self.device)
             self.step_within_memory(rows_on_device, pixels)
@@ -249,13 +249,13 @@ class Training:
 
     def record_anew(self) -> None:
         """Forget recorded steps, which hold their own memory."""
-        resident = self.train.resident is not None
+        resident = self.trainee.train.resident is not None
         self.recorded = StepGraphs(self.resident_step, self.stream if resident else None)
 
     def resident_step(self, rows: Tensor) -> None:
         """One step on rows of pixels that are on the device already."""
-        assert self.train.resident is not None
-        self.train_step(self.train.resident[rows], rows)
+        assert self.trainee.train.resident is not None
+        self.train_step(self.trainee.train.resident[rows], rows)
 
     def train_step(self, pixels: Tensor, rows: Tensor) -> None:
         """One step of the optimizer; the device adds up the loss, and nobody waits for it."""
@@ -279,10 +279,10 @@ class Training:
     def backward(self, pixels: Tensor, targets: Tensor, soft: Tensor, num_rows: int) -> Tensor:
         """Add to the gradients of a batch's mean loss what some of its rows give; their loss' sum."""
         # An epoch's last batch is not worth a translation of its own.
-        compiled = self.compiled if num_rows == self.settings.batch_size else None
-        model = self.model if compiled is None else compiled
+        whole = self.trainee.model is self.model and num_rows == self.settings.batch_size
+        model = self.compiled if whole and self.compiled is not None else self.trainee.model
         with autocast(self.state.precision, self.device):
-            outputs = model(self.model_input(pixels))
+            outputs = model(self.trainee.model_input(pixels))
         loss = self.objective.loss(outputs, targets, self.settings, self.class_weights)
         loss = self.lessons.blended(loss, outputs, soft)
         (loss * (len(pixels) / num_rows)).backward()
@@ -304,7 +304,7 @@ class Training:
         """Score the validation rows, and keep the weights if they are the best."""
         state = self.state
         with self.stopwatch.validating():
-            outputs = model_outputs(self.model, self.validation, self.model_input, state.precision)
+            outputs = self.trainee.validation_outputs(state.precision)
         figures = self.objective.scores(outputs, self.validation_targets)
         state.epoch += 1
         state.seconds += state.epoch_seconds

@@ -38,6 +38,7 @@ def find_rate(training: "Training") -> None:
     if not settings.optimizer.tests_lr or state.range_test:
         return
     before = time.perf_counter()
+    training.trainee = training.trainees.of(settings, settings.epochs - 1)
     set_trained(training.member, settings, settings.epochs - 1)
     losses = list[float]()
     with put_back(training.model, training.optimizer):

@@ -19,6 +19,7 @@ __all__ = [
     "num_trained",
     "parameter_groups",
     "set_trained",
+    "trains_head_alone",
 ]
 
 
@@ -104,6 +105,12 @@ def first_trained(settings: FineTune, epoch: int, head: int) -> int:
         return 0
     joined = head * epoch // settings.head_epochs if settings.train == "gradual" else 0
     return head - joined
+
+
+def trains_head_alone(member: Member, settings: FineTune, epoch: int) -> bool:
+    """True if all but the head is frozen in an epoch, counted from 0."""
+    head = max(depths(member).values())
+    return first_trained(settings, epoch, head) == head
 
 
 class LearningRates:

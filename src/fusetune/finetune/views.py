@@ -10,6 +10,7 @@ import numpy as np
 
 from fusetune.data.prepare import load_prepared
 from fusetune.finetune.engine import Engine, Report
+from fusetune.finetune.pixel_cache import with_pixels
 from fusetune.members.source import Source
 from fusetune.plugins import find
 from fusetune.predictions.kinds import Array, Floats
@@ -42,11 +43,11 @@ def view_rows(
     else:
         member = replace(source, head="keep", classes=own).load(own)
     engine = find(Engine, member.engine)()
-    seconds = 0.0
+    seen, seconds = with_pixels(prepared, member.preprocess, data, report), 0.0
     for role, positions in rows.items():
         before = time.perf_counter()
-        features, outputs = engine.features(member, prepared.images.take(positions), report)
-        seconds += time.perf_counter() - before
+        features, outputs = engine.features(member, seen.prepared.images.take(positions), report)
+        seconds += time.perf_counter() - before + seen.decode_per_row * len(positions)
         np.save(folder / f"features_{role}.npy", features)
         if own is not None:
             np.save(folder / f"source_probs_{role}.npy", _softmax(outputs))

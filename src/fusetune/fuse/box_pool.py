@@ -78,8 +78,9 @@ def pooled(stack: Stack[Boxes], weights_MC: Floats, skip: Floats | float = 0.0) 
     for index, part in enumerate(stack.parts):
         if not len(part.scores_K) and any(len(other.scores_K) for other in stack.parts):
             continue
-        own_C = np.array([place[name] for name in part.classes] or [0])
-        labels_K = own_C[part.labels_K]
+        labels_K = part.labels_K
+        if part.classes != stack.classes:
+            labels_K = np.array([place[name] for name in part.classes] or [0])[labels_K]
         boxes_K4 = part.boxes_K4.astype(np.float64)
         scores_K = part.scores_K.astype(np.float64)
         weights_K = weights_MC[index][labels_K]
@@ -121,7 +122,12 @@ def made_of(pool: Pooled, groups_L: Array, boxes_L4: Floats, scores_L: Floats) -
 
 def knows_MC(stack: Stack[Boxes]) -> Array:
     """`(M, C)` which of the stack's classes each member knows."""
-    return np.array([[name in part.classes for name in stack.classes] for part in stack.parts])
+    knows = np.ones((len(stack.parts), len(stack.classes)), dtype=bool)
+    for row, part in zip(knows, stack.parts, strict=True):
+        if part.classes != stack.classes:
+            own = set(part.classes)
+            row[:] = [name in own for name in stack.classes]
+    return knows
 
 
 def by_blocks(stack: Stack[Boxes], fuse: Callable[[Stack[Boxes]], Boxes]) -> Boxes:

@@ -233,8 +233,7 @@ def gather(run_folder: Path | str) -> Contents:
     recipe = folder / "recipe.yaml"
     kind = _kind(results.get("task", ""))
     shown = [one.name for one in members if one.status == "ok"]
-    streamed = results.get("memory_bytes")  # then the sections on single rows would hold too many
-    rows = read_rows(folder, kind, shown) if issubclass(kind, Columnar) and not streamed else None
+    rows = _judged_rows(folder, kind, shown) if not results.get("memory_bytes") else {}
     return Contents(
         run_name=folder.resolve().name,
         task=results.get("task", ""),
@@ -259,13 +258,21 @@ def gather(run_folder: Path | str) -> Contents:
         calibration=_calibration(results.get("calibration")),
         contributions=Contributions(**entry) if (entry := results.get("contributions")) else None,
         per_class=tuple(results.get("per_class") or ()),
-        **({ROWS[kind]: rows} if kind in ROWS else {}),
+        **rows,
         thumbnails=_read_thumbnails(folder / THUMBNAILS),
         recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
         environment=_flattened(results.get("environment") or {}),
         seed=results.get("seed"),
         notes=tuple(results.get("notes") or ()),
     )
+
+
+def _judged_rows(folder: Path, kind: type[Kind], members: list[str]) -> dict[str, Any]:
+    """What the sections on single rows show; nothing for kinds that have no such section.
+
+    Of a run of files larger than memory they would hold too many.
+    """
+    return {ROWS[kind]: read_rows(folder, kind, members)} if issubclass(kind, Columnar) else {}
 
 
 def _read_results(folder: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def lesson_of(
     context: "Context",
     entry: MemberEntry,
     before: Mapping[str, "Outcome"],
-    made: Callable[[Step, str, dict[str, Any]], Artifact],
+    made: Callable[[Step, str, Callable[[], dict[str, Any]]], Artifact],
 ) -> Artifact | None:
     """What a student's teacher says of the train rows; None: it has no teacher.
 
@@ -64,7 +64,8 @@ def lesson_of(
         )
     weights = teacher.finetuned.path(teacher.entry.weights)
     step = teach_step(context, entry, teacher.finetuned.checksums[teacher.entry.weights])
-    return made(step, "teaching:teach", {"source": teacher.entry.source, "weights": weights})
+    arguments = {"source": teacher.entry.source, "weights": weights}
+    return made(step, "teaching:teach", lambda: arguments)
 
 
 def promised_steps(

@@ -148,8 +148,7 @@ def judge_of_files(
     for role, stack in stacks.items():
         _check_value(judging, stack, targets[role], role)
     shown = [find(Metric, name)() for name in task.metrics if name != judging.name]
-    if quantiles:
-        shown = [one for one in shown if _is_defined(one, pool)]
+    shown = [one for one in shown if _is_defined(one, stacks, targets)]
     return Judge(
         metric=judging,
         metrics=[judging, *shown],
@@ -172,13 +171,21 @@ def _check_value(metric: Metric[Any], stack: Stack[Any], targets: GroundTruth, r
         )
 
 
-def _is_defined(metric: Metric[Any], pool: Pool) -> bool:
-    """Whether a metric can judge these predictions: RMSE wants quantiles around the median."""
+def _is_defined(
+    metric: Metric[Any], stacks: Mapping[str, Stack[Any]], targets: Mapping[str, GroundTruth]
+) -> bool:
+    """Whether a metric has a value in every role.
+
+    RMSE wants quantiles around the median, average precision of small objects such objects.
+    """
     try:
-        metric.statistics(pool.stack.parts[0], pool.truth.targets)
+        values = [
+            metric.value(metric.statistics(stack.parts[0], targets[role]))
+            for role, stack in stacks.items()
+        ]
     except PredictionError:
         return False
-    return True
+    return all(map(math.isfinite, values))
 
 
 def ensemble_of_files(pool: Pool, task: Task, fused: Artifact) -> Ensemble:

@@ -24,6 +24,7 @@ from fusetune.plugins import find
 from fusetune.recipe import Recipe
 from fusetune.runtime.runner import Call, Event, Runner
 from fusetune.stages.distilling import lesson_of
+from fusetune.stages.features import FITTED, JUDGED, FeaturesStage, Made, identity
 from fusetune.stages.snapshots import of_same_run, own_files
 from fusetune.stages.time_limit import TimeLimit
 from fusetune.store.artifact import JSON, Artifact, Step, canonical, file_checksum
@@ -40,10 +41,12 @@ class Part:
 
     Args:
         number: Of its fold, from 0; as many as there are folds: the one on all rows.
+        whole: All rows with their folds.
         only_epochs: Of the latter: how many epochs it takes; see `Plan`.
     """
 
     number: int
+    whole: Prepared
     only_epochs: int | None = None
 
 
@@ -97,7 +100,8 @@ class Context:
         assert self.prepared.folds is not None
         whole = number == len(self.prepared.folds)
         called = f"{entry.name}-{'refit' if whole else f'fold{number + 1}'}"
-        part, prepared = Part(number, only_epochs), self.prepared.part(number)
+        part = Part(number, self.prepared, only_epochs)
+        prepared = self.prepared.part(number)
         return replace(self, prepared=prepared, part=part), replace(entry, name=called)
 
     def data_step(self) -> Step:
@@ -121,8 +125,9 @@ class Context:
         }
         shared = {"start": "shared"} if entry.in_soup else {}
         taught = {} if lesson is None else {"lesson": lesson}
-        fixed = {} if self.only_epochs is None else {"epochs": self.only_epochs}
-        return self.step(f"finetune-{entry.run}", {**inputs, **shared, **taught, **fixed})
+        more = {} if self.only_epochs is None else {"epochs": self.only_epochs}
+        more |= identity(self, entry, FITTED)
+        return self.step(f"finetune-{entry.run}", {**inputs, **shared, **taught, **more})
 
     def soup_step(self, entry: MemberEntry, members: Sequence[Mapping[str, str]]) -> Step:
         """The step that averages members' weights; the holdout chooses what is to be chosen.
@@ -147,6 +152,11 @@ class Context:
         return data.folder if self.part is None else part_folder(data.folder, self.part.number)
 
     @property
+    def whole(self) -> Prepared:
+        """All rows with their folds, if they have any."""
+        return self.prepared if self.part is None else self.part.whole
+
+    @property
     def only_epochs(self) -> int | None:
         """How many epochs the one model on all rows takes; None: it is another."""
         return None if self.part is None else self.part.only_epochs
@@ -161,6 +171,7 @@ class Context:
         inputs = {
             "weights": weights,
             "rows": self.prepared.fingerprint(),
+            **identity(self, entry, FITTED, JUDGED),
         }
         return self.step(f"predict-{entry.name}", inputs)
 
@@ -265,31 +276,23 @@ def member_stage(
     def listen(event: Event) -> None:
         context.listen({"member": entry.name, **event})
 
-    def made(step: Step, function: str, arguments: Mapping[str, Any]) -> Artifact:
-        if artifact := step.finished():
-            listen({"phase": "skipped", "step": step.name})
-            return artifact
-        listen({"phase": "begun", "step": step.name})
-        common = {"folder": step.begin(), "source": entry.source, "data": context.rows_in(data)}
-        call = Call(f"fusetune.finetune.{function}", {**common, **arguments})
-        stopped = context.runner.call(call, listen)
-        if stopped is not None:
-            listen({"phase": "stopped", "epoch": stopped[0] + 1, "step": stopped[1]})
-            return step.set_aside({"stopped": list(stopped)})
-        return step.finish()
-
+    made = _maker(context, entry, data, listen)
     known, objective = of_same_run(entry, before), context.objective()
     if known is not None and known.error is not None:
         listen({"phase": known.status, "error": known.error})
         return known
     finetuned = None if known is None else known.finetuned
+    features = FeaturesStage(context, entry, made)
     try:
         if finetuned is None:
             lesson = lesson_of(context, entry, before, made)
-            finetuned = made(*_weights_step(context, entry, objective, before, lesson))
+            step, function, told = _weights_step(context, entry, objective, before, lesson)
+            finetuned = made(step, function, lambda: features.to_finetune(told))
         step = context.predict_step(entry, finetuned.checksums[entry.weights])
-        arguments = {"weights": finetuned.path(entry.weights), "objective": objective}
-        predicted = made(step, "steps:predict_member", arguments)
+        weights = finetuned.path(entry.weights)
+        predicted = made(
+            step, "steps:predict_member", lambda: features.to_predict(weights, objective)
+        )
     except FileFailed:
         raise  # no other member would have room
     except NoTimeLeft:
@@ -300,6 +303,28 @@ def member_stage(
         return Outcome(entry, finetuned=finetuned, error=str(error))
     listen({"phase": "finished"})
     return Outcome(entry, finetuned=finetuned, predicted=predicted)
+
+
+def _maker(
+    context: Context, entry: MemberEntry, data: Artifact, listen: Callable[[Event], None]
+) -> Made:
+    """What runs the steps of a member, unless they are finished."""
+
+    def made(step: Step, function: str, arguments: Callable[[], Mapping[str, Any]]) -> Artifact:
+        if artifact := step.finished():
+            listen({"phase": "skipped", "step": step.name})
+            return artifact
+        known = arguments()  # which may make other steps
+        listen({"phase": "begun", "step": step.name})
+        common = {"folder": step.begin(), "source": entry.source, "data": context.rows_in(data)}
+        call = Call(f"fusetune.finetune.{function}", {**common, **known})
+        stopped = context.runner.call(call, listen)
+        if stopped is not None:
+            listen({"phase": "stopped", "epoch": stopped[0] + 1, "step": stopped[1]})
+            return step.set_aside({"stopped": list(stopped)})
+        return step.finish()
+
+    return made
 
 
 class NoTimeLeft(Exception):

@@ -11,6 +11,7 @@ from fusetune.entries import MemberEntry
 from fusetune.finetune.snapshots import WEIGHTS
 from fusetune.recipe import Scout
 from fusetune.stages.distilling import NOT_YET, promised_steps
+from fusetune.stages.features import feature_steps
 from fusetune.stages.folds import best_epochs, folded, join_step
 from fusetune.stages.fusion import ensemble_inputs, fuse_step
 from fusetune.stages.members import Context
@@ -63,6 +64,8 @@ def planned_steps(context: Context) -> list[PlannedStep]:
     predictions: dict[str, JSON] = {}
     checksums: dict[str, Mapping[str, str]] = {}
     for entry in context.recipe.members:
+        shared = map(_planned, feature_steps(context, entry).values())
+        plan += [one for one in shared if one not in plan]
         if folded(context, entry):
             planned, predictions[entry.name] = _folded(context, entry)
             plan += planned
@@ -127,7 +130,8 @@ def _scouting(context: Context, scout: Scout) -> tuple[list[Step], Artifact | No
         for entry, view in zip(scout.candidates, views, strict=True)
     ]
     scored = score_step(context, scout, looked)
-    return [*views, scored], scored.promised()
+    own = {view.folder: view for view in views}  # candidates of one checkpoint share it
+    return [*own.values(), scored], scored.promised()
 
 
 def _planned(step: Step) -> PlannedStep:

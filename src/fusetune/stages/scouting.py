@@ -8,7 +8,8 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,12 +25,15 @@ from fusetune.runtime.runner import Call
 from fusetune.scout.probe import probe_probs
 from fusetune.scout.score import TransferScore, View
 from fusetune.scout.subset import propose
-from fusetune.stages.members import Context
 from fusetune.store.artifact import Artifact, Step, canonical, file_checksum, write_json
+
+if TYPE_CHECKING:
+    from fusetune.stages.members import Context
 
 __all__ = [
     "ROLES",
     "Looked",
+    "known_view",
     "looked_at",
     "looking",
     "proposed_entries",
@@ -59,6 +63,11 @@ class Looked:
         file = f"{name}.npy"
         return np.load(self.artifact.path(file)) if file in self.artifact.checksums else None
 
+    def path(self, role: str) -> Path:
+        """Where the features of a role's rows lie."""
+        assert self.artifact is not None
+        return self.artifact.path(f"features_{role}.npy")
+
     def view(self, role: str, targets: Targets) -> View:
         """Its view of a role's rows."""
         features = self.array(f"features_{role}")
@@ -72,7 +81,7 @@ class Looked:
         return dict(json.loads(self.artifact.path("cost.json").read_text(encoding="utf-8")))
 
 
-def scout_stage(context: Context, scout: Scout, data: Artifact) -> Mapping[str, Any]:
+def scout_stage(context: "Context", scout: Scout, data: Artifact) -> Mapping[str, Any]:
     """Score all candidates and propose some; the content of scout.json.
 
     Raises:
@@ -98,18 +107,19 @@ def scout_stage(context: Context, scout: Scout, data: Artifact) -> Mapping[str, 
     return dict(json.loads(artifact.path("scout.json").read_text(encoding="utf-8")))
 
 
-def looking(context: Context) -> Context:
+def looking(context: "Context") -> "Context":
     """The context of scouting: where there are folds, one of them, with its train rows and holdout."""
-    prepared = context.prepared
-    return context if prepared.folds is None else replace(context, prepared=prepared.part(0))
+    whole = context.whole
+    prepared = whole if whole.folds is None else whole.part(0)
+    return replace(context, prepared=prepared, part=None)
 
 
-def looked_at(context: Context, scout: Scout) -> dict[str, Array]:
+def looked_at(context: "Context", scout: Scout) -> dict[str, Array]:
     """Role → positions of the rows that are looked at."""
     return {role: _rows(context, role, scout.settings.rows) for role in ROLES}
 
 
-def score_step(context: Context, scout: Scout, looked: Sequence[Looked]) -> Step:
+def score_step(context: "Context", scout: Scout, looked: Sequence[Looked]) -> Step:
     """The step that scores the views and proposes some."""
     inputs = {
         "views": {
@@ -122,8 +132,19 @@ def score_step(context: Context, scout: Scout, looked: Sequence[Looked]) -> Step
     return context.step("scout", inputs)
 
 
-def view_step(context: Context, entry: MemberEntry, rows: Mapping[str, Array]) -> Step:
-    """The step that looks at a candidate."""
+def known_view(context: "Context", entry: MemberEntry) -> Looked | None:
+    """What scouting saw of a member's checkpoint; None if it did not look at it."""
+    scout = context.recipe.scout
+    if scout is None or all(entry.source != one.source for one in scout.candidates):
+        return None
+    context = looking(context)
+    artifact = view_step(context, entry, looked_at(context, scout)).finished()
+    return None if artifact is None else Looked(entry, artifact)
+
+
+def view_step(context: "Context", entry: MemberEntry, rows: Mapping[str, Array]) -> Step:
+    """The step that looks at a candidate; those with one checkpoint share the first one's."""
+    assert context.recipe.scout is not None
     inputs = {
         "rows": context.prepared.fingerprint(),
         "looked_at": {role: len(positions) for role, positions in rows.items()},
@@ -131,7 +152,12 @@ def view_step(context: Context, entry: MemberEntry, rows: Mapping[str, Array]) -
         "source": canonical(entry.source),
         "files": [file_checksum(p) if p.is_file() else None for p in entry.source.files()],
     }
-    return context.step(f"view-{entry.name}", inputs)
+    return context.step(f"view-{shared_name(context.recipe.scout, entry)}", inputs)
+
+
+def shared_name(scout: Scout, entry: MemberEntry) -> str:
+    """Name of the first candidate with the checkpoint of an entry."""
+    return next(one.name for one in scout.candidates if one.source == entry.source)
 
 
 def proposed_entries(scout: Scout, scouted: Mapping[str, Any]) -> tuple[MemberEntry, ...]:
@@ -140,7 +166,7 @@ def proposed_entries(scout: Scout, scouted: Mapping[str, Any]) -> tuple[MemberEn
     return tuple(member for name in scouted["proposed"] for member in entries[name].snapshots())
 
 
-def _rows(context: Context, role: str, most: int) -> Array:
+def _rows(context: "Context", role: str, most: int) -> Array:
     """Positions of the rows that are looked at, by hash of id, of each class in proportion."""
     prepared = context.prepared
     targets, positions = prepared.targets(role), prepared.rows(role)
@@ -150,7 +176,7 @@ def _rows(context: Context, role: str, most: int) -> Array:
 
 
 def _look(
-    context: Context, entry: MemberEntry, data: Artifact, rows: Mapping[str, Array]
+    context: "Context", entry: MemberEntry, data: Artifact, rows: Mapping[str, Array]
 ) -> Looked:
     step = view_step(context, entry, rows)
     try:
@@ -171,7 +197,7 @@ def _look(
 
 
 def _scored(
-    context: Context, scout: Scout, looked: Sequence[Looked], rows: Mapping[str, Array]
+    context: "Context", scout: Scout, looked: Sequence[Looked], rows: Mapping[str, Array]
 ) -> dict[str, Any]:
     metric, settings = context.recipe.metric, scout.settings
     truth = context.prepared.truth
@@ -218,11 +244,14 @@ def _scores(view: View) -> dict[str, dict[str, float | None]]:
 
 
 def _finetune_seconds(
-    context: Context, entry: MemberEntry, cost: Mapping[str, float]
+    context: "Context", entry: MemberEntry, cost: Mapping[str, float]
 ) -> float | None:
     """A rough estimate of what fine-tuning would take here."""
     if entry.finetune is None:
         return None
     train = len(context.prepared.rows("train"))
+    pass_s = cost["predict_per_row"] * train
+    if entry.finetune.keeps_backbone and entry.finetune.reads_features:
+        return pass_s  # once; its head takes next to nothing
     times = context.recipe.data.roles.folds or 1
-    return BACKWARD * cost["predict_per_row"] * train * entry.finetune.epochs * times
+    return BACKWARD * pass_s * entry.finetune.epochs * times

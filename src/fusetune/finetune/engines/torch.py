@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """PyTorch: any `torch.nn.Module` that turns `(B, 3, H, W)` floats into logits."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_model, save_model
@@ -12,18 +14,21 @@ from fusetune.atomic import replacing
 from fusetune.data.inputs import Images
 from fusetune.finetune.batches import PixelStore
 from fusetune.finetune.engine import Engine, History, Plan, Report, Split
+from fusetune.finetune.features import makes_outputs, no_linear_head
 from fusetune.finetune.settings import FineTune
 from fusetune.finetune.snapshots import snapshot_weights
-from fusetune.finetune.torch_features import head_inputs
+from fusetune.finetune.torch_features import head_inputs, linear_head
 from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
 from fusetune.finetune.torch_loop import Training
 from fusetune.finetune.torch_lora import put_adapters
 from fusetune.finetune.torch_memory import finetune_bytes
+from fusetune.finetune.torch_precision import memory_format
+from fusetune.finetune.torch_probe import solve_head
 from fusetune.finetune.torch_statistics import reestimate, statistics_names
 from fusetune.finetune.torch_views import Views, as_they_are, prediction_views
 from fusetune.fuse.soup import State
 from fusetune.members.member import Member
-from fusetune.predictions.kinds import Array
+from fusetune.predictions.kinds import Array, Floats
 
 __all__ = ["Torch"]
 
@@ -41,6 +46,22 @@ class Torch(Engine):
         self, member: Member, plan: Plan, splits: tuple[Split, Split], work: Path, report: Report
     ) -> History:
         """Fine-tune in place, ending with the best epoch's weights; see `torch_loop`."""
+        if not plan.settings.solves_head:
+            return self._trained(member, plan, splits, work, report)
+        before = time.perf_counter()
+        probe = solve_head(member, plan, splits, self._features_of(member, splits, report))
+        seconds = time.perf_counter() - before
+        if plan.settings.train == "probe":
+            return probe.history(len(splits[0].ids), seconds)
+        history = self._trained(member, plan, splits, work, report)
+        return replace(
+            history, seconds=history.seconds + seconds, notes=(probe.note, *history.notes)
+        )
+
+    def _trained(
+        self, member: Member, plan: Plan, splits: tuple[Split, Split], work: Path, report: Report
+    ) -> History:
+        """What the loop makes of it, with a file of weights per snapshot."""
         training = Training(member, plan, splits, Accelerator().device)
         history = training.run(work, report)
         for number, snapshot in enumerate(training.state.snapshots, 1):
@@ -57,6 +78,27 @@ class Torch(Engine):
         with head_inputs(member, len(images)) as seen:
             outputs = _outputs(member, images, as_they_are)
             return seen(), outputs
+
+    def head_outputs(self, member: Member, features_ND: Floats) -> Array | None:
+        """`(N, C)` outputs of the head's linear layer; None without one of so many inputs."""
+        layer = linear_head(member, features_ND.shape[1])
+        if layer is None:
+            return None
+        with torch.inference_mode():
+            features = torch.from_numpy(np.ascontiguousarray(features_ND))
+            return layer(features.to(layer.weight.device)).cpu().numpy()
+
+    def _features_of(
+        self, member: Member, splits: tuple[Split, Split], report: Report
+    ) -> tuple[Floats, Floats]:
+        """Those that were computed before, or computed now."""
+        found = [split.features_ND for split in splits if split.features_ND is not None]
+        if len(found) < len(splits):
+            made = [self.features(member, split.images, report) for split in splits]
+            if not makes_outputs(self, member, *made[1]):
+                raise no_linear_head()
+            found = [features_ND for features_ND, _ in made]
+        return found[0], found[1]
 
     def save(self, member: Member, path: Path) -> None:
         """Write the weights as safetensors; shared tensors are written once."""
@@ -103,4 +145,5 @@ def _outputs(member: Member, images: Images, views: Views) -> Array:
     device = Accelerator().device
     model = member.model.to(device)
     feed = Feed(PixelStore(images, member.preprocess), device)
-    return model_outputs(model, feed, ModelInput(member.preprocess, device), views=views)
+    model_input = ModelInput(member.preprocess, device, memory_format(device))
+    return model_outputs(model, feed, model_input, views=views)
