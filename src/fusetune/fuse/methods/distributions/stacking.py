@@ -168,12 +168,11 @@ class Stacking(FusionMethod[Any]):
             num_folds=folds,
         )
         with one_thread():
-            if final == "logistic":
-                return fit_logistic(inputs, rows, self.penalties)
-            if final == "ridge":
-                return fit_ridge(inputs, rows, self.penalties)
             if final == "nonnegative":
                 return fit_nonnegative(inputs, rows)
+            if isinstance(final, str):
+                shrunk = fit_logistic if final == "logistic" else fit_ridge
+                return shrunk(inputs, rows, self.penalties)
         return fit_estimator(inputs, rows, final)
 
     def _settled(self, stack: Stack[Any]) -> tuple[Any, str]:
