@@ -4,17 +4,17 @@
 Shapes: M members, N rows, C classes, H W pixels.
 """
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fusetune.fuse.method import Fusion
 from fusetune.predictions.kinds import Floats, Probabilities
 from fusetune.predictions.long_truth import nameless
-from fusetune.predictions.masks import FusedMask, Masks
+from fusetune.predictions.masks import FusedMask, Masks, Rule
 from fusetune.predictions.stack import Stack, known_classes
 
 __all__ = ["PixelWise", "pooled_masks"]
@@ -49,28 +49,46 @@ def pooled_masks(parts: Sequence[Masks], weights_M: Floats, classes: tuple[str, 
 
 
 @dataclass(frozen=True)
-class _Average:
-    """By Horner's rule, as `weighted_sum`: one addition a member, where weights are equal."""
+class _Average(Rule):
+    """By Horner's rule, as `weighted_sum`: one addition a member, where weights are equal.
+
+    Shares rise.
+    """
 
     shares: tuple[float, ...]
 
     def __call__(self, bands: Iterable[Floats]) -> Floats:
-        total: Floats = np.zeros(0)
-        before = 0.0
-        for band, share in zip(bands, self.shares, strict=True):
-            if before == 0.0:
-                total = band.copy()
-            else:
-                if before != share:
-                    total *= before / share
-                total = np.add(total, band, out=total) if _fits(total, band) else total + band
-            before = share
-        total *= before
-        return total
+        coming = iter(bands)
+        first = next(coming)
+        out = np.empty(first.shape, dtype=first.dtype)
+        return self._summed(first, coming, out)
+
+    def write(self, bands: Iterable[Floats], out: Floats) -> None:
+        """See `Rule`; nothing but the members' bands is held."""
+        coming = iter(bands)
+        first = next(coming)
+        if out.dtype == first.dtype:
+            summed = self._summed(first, coming, out)
+            if summed is out:
+                return
+            out[...] = summed
+        else:
+            out[...] = self._summed(first, coming, np.empty(first.shape, dtype=first.dtype))
+
+    def _summed(self, first: Floats, others: Iterator[Floats], out: Floats) -> Floats:
+        """The average, in `out` or, where a later band is more precise, in a new array."""
+        total = first
+        for band, (before, share) in zip(others, itertools.pairwise(self.shares), strict=True):
+            if np.result_type(out, band) != out.dtype:
+                out = out.astype(band.dtype)
+            if before != share:
+                total = np.multiply(total, before / share, out=out)
+            total = np.add(total, band, out=out)
+        return np.multiply(total, self.shares[-1], out=out)
 
 
 @dataclass(frozen=True)
-class _PartialAverage:
+class _PartialAverage(Rule):
     """Where members know different classes: over those that know each, then divided by the sums."""
 
     shares: tuple[float, ...]
@@ -122,7 +140,7 @@ class PixelWise(Fusion[Masks]):
 
 
 @dataclass(frozen=True)
-class _OfPixels:
+class _OfPixels(Rule):
     fusion: Fusion[Probabilities]
     members: tuple[str, ...]
     known: Sequence[tuple[str, ...]]
@@ -140,7 +158,3 @@ class _OfPixels:
         fused = self.fusion(Stack(self.members, parts, self.classes)).over(self.classes)
         planes: Floats = np.ascontiguousarray(fused.probs_NC.T).reshape(len(self.classes), *shape)
         return planes
-
-
-def _fits(total: npt.NDArray[Any], band: npt.NDArray[Any]) -> bool:
-    return np.result_type(total, band) == total.dtype

@@ -7,12 +7,15 @@ Shapes: C classes, H W pixels, K colors.
 """
 
 import shutil
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +23,7 @@ import numpy.typing as npt
 from fusetune.errors import InvalidValue, PredictionError, name_some
 from fusetune.predictions.kinds import Array, Floats
 from fusetune.predictions.label_maps import IGNORED, Labels
-from fusetune.predictions.masks import Mask, Masks, Places, widened
+from fusetune.predictions.masks import BAND_BYTES, Mask, Masks, Places, widened
 
 __all__ = [
     "CLASSES_FILE",
@@ -37,7 +40,9 @@ __all__ = [
 IMAGES, ARRAYS = (".png", ".bmp", ".tif", ".tiff", ".gif"), (".npy", ".npz")
 CLASSES_FILE = "classes.txt"
 DECODED = 4  # label maps that are kept decoded: the truth, and those beside it
-Colors = npt.NDArray[np.int64]
+KEPT_BYTES = 4 * BAND_BYTES  # of memory that bands are read into, by each thread
+UNUSED = 3  # references to an array that nothing but the list below, its loop and the count know of
+_KEPT = threading.local()
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,10 @@ class FileLabels(Labels):
 
 
 class FileMask(Mask):
-    """Probabilities or logits in a `.npy` file `(C, H, W)`, mapped band by band; or `.npz`, read whole.
+    """Probabilities or logits in a `.npy` file `(C, H, W)`, read band by band; or `.npz`, read whole.
+
+    Bands are copied from the file, and only single pixels are read from a mapping: a mapped page costs
+    more when it is first touched than copying it, and counts as memory taken until it is unmapped.
 
     Args:
         path: The file.
@@ -171,10 +179,21 @@ class FileMask(Mask):
             )
         super().__init__((shape[1], shape[2]), shape[0])
         self.path, self.logits = path, logits
+        self.offset, self.dtype = _plain_layout(path)
 
     def band(self, top: int, bottom: int) -> Floats:
         """See `Mask`."""
-        return self._numbers(_mapped(self.path)[:, top:bottom])
+        if self.offset is None or bottom <= top:
+            return self._numbers(_mapped(self.path)[:, top:bottom])
+        height, width = self.size
+        shape = (self.num_classes, bottom - top, width)
+        lines = _room(int(np.prod(shape)) * self.dtype.itemsize).view(self.dtype).reshape(shape)
+        with _readable(self.path), self.path.open("rb", buffering=0) as file:
+            for index, plane in enumerate(lines):
+                file.seek(self.offset + (index * height + top) * width * lines.itemsize)
+                if file.readinto(plane.data.cast("B")) < plane.nbytes:
+                    raise EOFError("the file ends too early")
+        return self._numbers(lines)
 
     def pixels(self, places_P: Places) -> Floats:
         """See `Mask`."""
@@ -186,6 +205,28 @@ class FileMask(Mask):
             return numbers
         powers = np.exp(numbers - numbers.max(axis=0))
         return np.divide(powers, powers.sum(axis=0), out=powers)
+
+
+def _room(num_bytes: int) -> npt.NDArray[np.uint8]:
+    """Bytes to read into that nobody else holds: memory that was touched before costs half as much."""
+    kept: list[npt.NDArray[np.uint8]] = _KEPT.__dict__.setdefault("arrays", [])
+    for index, array in enumerate(kept):
+        if array.nbytes == num_bytes and sys.getrefcount(array) == UNUSED:
+            kept.append(kept.pop(index))
+            return array
+    made = np.empty(num_bytes, dtype=np.uint8)
+    kept.append(made)
+    while sum(array.nbytes for array in kept) > KEPT_BYTES and len(kept) > 1:
+        kept.pop(0)
+    return made
+
+
+def _plain_layout(path: Path) -> tuple[int | None, np.dtype[Any]]:
+    """Where the numbers of a `.npy` file begin, None if they do not lie class after class; their type."""
+    mapped = _mapped(path)
+    if isinstance(mapped, np.memmap) and mapped.flags.c_contiguous and mapped.size:
+        return int(mapped.offset), mapped.dtype
+    return None, mapped.dtype
 
 
 def stored_shape(path: Path) -> tuple[int, ...]:

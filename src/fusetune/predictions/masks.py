@@ -10,7 +10,7 @@ Shapes: N rows, C classes, H W pixels, P chosen pixels.
 
 import abc
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
@@ -21,12 +21,14 @@ from fusetune.errors import PredictionError, name_some
 from fusetune.predictions.kinds import SUM_TOLERANCE, Array, Floats, Ids, Kind, as_ids
 
 __all__ = [
+    "BAND_BYTES",
     "ArrayMask",
     "FusedMask",
     "Mask",
     "Masks",
     "OrderedMask",
     "Places",
+    "Rule",
     "Size",
     "begins",
     "check_mask",
@@ -34,9 +36,8 @@ __all__ = [
     "widened",
 ]
 
-BAND_BYTES = (
-    4 * 2**20
-)  # of one member's band: calls cost nothing beside it, and it stays in a cache
+# Of a member's band: it stays in a core's cache, and calls cost little beside it.
+BAND_BYTES = 2**20
 TOGETHER_BYTES = 16 * 2**20  # of the bands of all members that a fusion has to see side by side
 
 Size = tuple[int, int]
@@ -98,12 +99,15 @@ class Mask(abc.ABC):
 
     def array(self) -> Floats:
         """`(C, H, W)` probabilities, all at once, as a copy."""
-        whole = np.empty((self.num_classes, *self.size), dtype=np.float32)
-        for top, band in self.bands():
-            if band.dtype != whole.dtype:
-                whole = whole.astype(band.dtype)
-            whole[:, top : top + band.shape[1]] = band
+        dtype = self.band(0, 1).dtype if 0 not in self.size else np.dtype(np.float32)
+        whole = np.empty((self.num_classes, *self.size), dtype=dtype)
+        for top, bottom in self.spans():
+            self.write(top, bottom, whole[:, top:bottom])
         return whole
+
+    def write(self, top: int, bottom: int, out: Floats) -> None:
+        """Write a band into an array of its shape and precision."""
+        out[...] = self.band(top, bottom)
 
     def decided(self, top: int, bottom: int) -> npt.NDArray[np.int16]:
         """`(bottom - top, W)` positions of the most probable classes; the earlier one wins a tie."""
@@ -162,14 +166,25 @@ class OrderedMask(Mask):
         return placed
 
 
+class Rule(abc.ABC):
+    """How several masks become one, pixel by pixel."""
+
+    @abc.abstractmethod
+    def __call__(self, bands: Iterable[Floats]) -> Floats:
+        """From the masks' probabilities, `(C_m, ...)` each, which come one by one, to `(C, ...)`."""
+
+    def write(self, bands: Iterable[Floats], out: Floats) -> None:
+        """As calling it, into an array of the result's shape and precision."""
+        out[...] = self(bands)
+
+
 class FusedMask(Mask):
     """What a rule makes of several masks of one size, pixel by pixel, when it is asked for.
 
     Args:
         masks: M masks.
         num_classes: C of the result.
-        rule: From the masks' probabilities, `(C_m, ...)` each, which come one by one, to
-            `(C, ...)`.
+        rule: What is made of them.
         together: The rule holds all of them at once: bands are then cut so that their sum stays
             small, whatever M is.
     """
@@ -178,7 +193,7 @@ class FusedMask(Mask):
         self,
         masks: Sequence[Mask],
         num_classes: int,
-        rule: Callable[[Iterable[Floats]], Floats],
+        rule: Rule,
         *,
         together: bool = False,
     ) -> None:
@@ -195,6 +210,13 @@ class FusedMask(Mask):
             self.rule(mask.band(*edge) for mask in self.masks) for edge in itertools.pairwise(edges)
         )
         return np.concatenate(list(parts), axis=1)
+
+    def write(self, top: int, bottom: int, out: Floats) -> None:
+        """See `Mask`."""
+        if self.together:
+            super().write(top, bottom, out)
+        else:
+            self.rule.write((mask.band(top, bottom) for mask in self.masks), out)
 
     def pixels(self, places_P: Places) -> Floats:
         """See `Mask`."""

@@ -15,7 +15,7 @@ from fusetune.fuse.mask_votes import votes_of
 from fusetune.fuse.method import Fusion, FusionMethod
 from fusetune.metric import Metric
 from fusetune.predictions.kinds import Array, Floats, Kind
-from fusetune.predictions.masks import FusedMask, Masks
+from fusetune.predictions.masks import FusedMask, Masks, Rule
 from fusetune.predictions.stack import Stack, known_classes
 
 __all__ = ["LabelVoting", "VotedMasks"]
@@ -95,7 +95,7 @@ class VotedMasks(Fusion[Masks]):
 
 
 @dataclass(frozen=True)
-class _Shares:
+class _Shares(Rule):
     places: list[list[int]]
     num_classes: int
     undecided: int
