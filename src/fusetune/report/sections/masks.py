@@ -17,7 +17,7 @@ from fusetune.report.section import Section
 
 __all__ = ["Masks"]
 
-GRAY = (128, 128, 128)  # of pixels of no class
+GRAY = (224, 224, 224)  # of pixels of no class; none of the first 200 colors is near it
 
 
 class Masks(Section):
