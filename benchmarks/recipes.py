@@ -11,9 +11,10 @@ on where it was.
 """
 
 import argparse
+import re
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,22 @@ from real_images import TASKS, ImageTask
 
 import fusetune
 
-BASE = {"epochs": 20, "batch_size": 32, "optimizer": {"name": "adamw", "lr": "range_test"}}
+BASE = {"epochs": 20, "batch_size": 32, "optimizer": {"name": "adamw", "lr": 1e-3}}
 RECIPES: dict[str, dict[str, Any]] = {
     "10 epochs, batches of 64, lr 3e-4": {"epochs": 10, "batch_size": 64, "lr": 3e-4},
     "base": {},
-    "lr 3e-4": {"lr": 3e-4},
-    "lr 1e-3": {"lr": 1e-3},
-    "lr 3e-3": {"lr": 3e-3},
-    "sgd": {"optimizer": {"name": "sgd", "lr": "range_test"}},
     "40 epochs": {"epochs": 40},
-    "batches of 16": {"batch_size": 16},
-    "smoothing 0.1": {"label_smoothing": 0.1},
-    "weight decay 0.05": {"weight_decay": 0.05},
-    "head first": {"train": "head_then_full", "head_epochs": 3},
-    "ema 0.98": {"ema": 0.98},
     "one cycle": {"schedule": {"name": "one_cycle"}},
-    "lr 1e-3, one cycle": {"lr": 1e-3, "schedule": {"name": "one_cycle"}},
+    "40 epochs, one cycle": {"epochs": 40, "schedule": {"name": "one_cycle"}},
+    "lr 3e-3": {"lr": 3e-3},
+    "range test": {"lr": "range_test"},
+    "smoothing 0.1": {"label_smoothing": 0.1},
+    "ema 0.98": {"ema": 0.98},
+    "head first": {"train": "head_then_full", "head_epochs": 3},
+    "layer decay 0.8": {"layer_decay": 0.8},
+    "weight decay 0.05": {"weight_decay": 0.05},
+    "batches of 16": {"batch_size": 16},
+    "sgd, range test": {"optimizer": {"name": "sgd", "lr": "range_test"}},
 }
 """Name → what differs from the base; `lr` and `weight_decay` are the optimizer's."""
 
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps the runs")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--only", choices=TASKS)
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
@@ -56,17 +58,20 @@ def main() -> None:
         task = TASKS[name](options.work)
         found[name] = defaultdict(list)
         for seed in range(options.seeds):
-            for recipe, scores in scored(task, seed, options.work / f"{name}-{seed}").items():
+            folder = options.work / f"{name}-{seed}"
+            for recipe, scores in scored(task, options.recipes, seed, folder).items():
                 found[name][recipe] += scores
     show(found)
 
 
-def scored(task: ImageTask, seed: int, folder: Path) -> dict[str, list[tuple[float, float]]]:
+def scored(
+    task: ImageTask, recipes: Sequence[str], seed: int, folder: Path
+) -> dict[str, list[tuple[float, float]]]:
     """Recipe → accuracy and log-loss on test of every network that it fine-tuned."""
     members, recipe_of = [], {}
     for member in task.members:
-        for number, recipe in enumerate(RECIPES):
-            name = f"{member['name']}-{number}"
+        for recipe in recipes:
+            name = f"{member['name']}-{re.sub('[^a-z0-9.]+', '-', recipe)}"
             members.append({**member, "name": name, "finetune": finetune_of(recipe)})
             recipe_of[name] = recipe
     run = fusetune.run(
@@ -107,11 +112,11 @@ def show(found: Mapping[str, Mapping[str, list[tuple[float, float]]]]) -> None:
     }
     miss = {
         name: max(max(accuracy[task].values()) - accuracy[task][name] for task in found)
-        for name in RECIPES
+        for name in next(iter(found.values()))
     }
     print(f"| recipe | {' | '.join(found)} | mean | most it misses the best by | log-loss, mean |")
     print(f"| --- |{' ---: |' * (len(found) + 3)}")
-    for name in sorted(RECIPES, key=lambda name: miss[name]):
+    for name in sorted(miss, key=lambda name: miss[name]):
         row = [accuracy[task][name] for task in found]
         cells = " | ".join(f"{value:.2f}" for value in [*row, statistics.mean(row), miss[name]])
         print(f"| {name} | {cells} | {statistics.mean(losses[task][name] for task in found):.3f} |")
