@@ -232,7 +232,7 @@ def tutorial(
     model.to(device)
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=settings.optimizer.peak_lr, momentum=MOMENTUM
+        model.parameters(), lr=settings.optimizer.peak_lr(), momentum=MOMENTUM
     )
     epoch_seconds, accuracy = [], 0.0
     for _ in range(settings.epochs):

@@ -151,7 +151,7 @@ def one(base: FineTune, model: str, seed: int, excess: dict[str, list[float]]) -
         rate = rule(test.rates, test.losses)
         excess[name].append(loss_at(rate) - grid[best])
         cells.append(f"{rate:.1e} ({excess[name][-1]:.3f})")
-    excess["default"].append(loss_at(base.optimizer.peak_lr) - grid[best])
+    excess["default"].append(loss_at(base.optimizer.peak_lr()) - grid[best])
     named = f"{base.optimizer.name}, {base.train}, {model}, seed {seed}"
     return f"| {named} | {best:.0e} ({grid[best]:.3f}) | {' | '.join(cells)} | {excess['default'][-1]:.3f} |"
 

@@ -62,6 +62,12 @@ class Ensemble:
     fusion: Fusion[Any]
     _loaded: dict[str, list[Any]] = field(default_factory=dict, repr=False)
 
+    @property
+    def task(self) -> str | None:
+        """The task of members that are prediction files; None for models."""
+        files = [member.file for member in self.members.values() if member.file]
+        return str(files[0]["task"]) if files else None
+
     def predict(self, inputs: Any) -> Kind:  # noqa: ANN401
         """Fused predictions of new rows.
 
@@ -118,10 +124,11 @@ class Ensemble:
         from fusetune.predictions.reading import Form
         from fusetune.predictions.truth import KINDS
 
+        assert self.task is not None
         listed = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
         files = {name: member.file for name, member in self.members.items() if member.file}
         forms = {name: Form.from_plain(file) for name, file in files.items()}
-        kind = KINDS[next(iter(files.values()))["task"]]
+        kind = KINDS[self.task]
         predictions, features = read_members(listed, forms, kind, self.classes)
         stack = Stack.align(predictions, classes=self.classes, features=features)
         given = [name for name in names if name not in features and forms[name].form != "features"]

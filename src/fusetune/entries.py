@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fusetune.data.roles import Roles
 from fusetune.errors import RecipeError, name_some, unknown_name
@@ -75,6 +75,12 @@ class MemberEntry:
         return tuple(
             replace(self, name=name, snapshot=Snapshot(self.name, number))
             for number, name in enumerate(snapshot_names(self.name, self.cycles), 1)
+        )
+
+    def for_rows(self, num: int) -> Self:
+        """The same, its number of epochs known; see `FineTune.for_rows`."""
+        return (
+            self if self.finetune is None else replace(self, finetune=self.finetune.for_rows(num))
         )
 
     @property

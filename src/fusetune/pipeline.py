@@ -239,6 +239,8 @@ def _prepared(recipe: Recipe, experiment: Experiment, runner: Runner, listen: Li
     listen({"phase": "data"})
     data, kind = recipe.data, recipe.task.kind
     prepared = prepare(data.datasets, data.roles, data.limit, recipe.seed, kind)
+    fitting = prepared if prepared.folds is None else prepared.part(0)
+    recipe = recipe.for_rows(len(fitting.rows("train")))
     return Context(recipe, prepared, experiment, runner, listen)
 
 

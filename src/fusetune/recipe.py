@@ -2,7 +2,7 @@
 """A recipe: one YAML file that says what to fine-tune and fuse, read into validated objects."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,6 +127,19 @@ class Recipe:
     verdict: VerdictRule = field(default_factory=VerdictRule)
     scout: Scout | None = None
     parallel: int | Literal["auto"] = 1
+
+    def for_rows(self, num: int) -> "Recipe":
+        """The same, every member's number of epochs known.
+
+        Args:
+            num: Of train rows.
+        """
+        members = tuple(entry.for_rows(num) for entry in self.members)
+        if self.scout is None:
+            return replace(self, members=members)
+        candidates = tuple(entry.for_rows(num) for entry in self.scout.candidates)
+        scout = replace(self.scout, candidates=candidates)
+        return replace(self, members=members, scout=scout)
 
 
 def load_recipe(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws that every metric keeps, on the day its file appears; those of boxes are beside it."""
+"""Laws that every metric keeps, on the day its file appears; those of boxes and masks are beside it."""
 
 import dataclasses
 
@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from fusetune.fuse.forms import over_classes
 from fusetune.metric import Metric, weighted_means
 from fusetune.plugins import discover
-from fusetune.predictions.boxes import Boxes
 from fusetune.predictions.kinds import Kind, Marginals, Probabilities, Values
 from fusetune.predictions.targets import LabelSets, Numbers
 from pools import EXAMPLES, pool, pools
 
 METRICS = discover(Metric)
-CASES = {name: metric() for name, metric in METRICS.items() if Boxes not in metric.accepts}
+TABLES = {Probabilities, Marginals, Values}
+CASES = {name: metric() for name, metric in METRICS.items() if metric.accepts & TABLES}
 CASES["equal_mass"] = METRICS["expected_calibration_error"](mass="equal_mass")
 every_metric = pytest.mark.parametrize("metric", CASES.values(), ids=list(CASES))
 some = settings(max_examples=EXAMPLES, deadline=None)

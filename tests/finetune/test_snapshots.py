@@ -45,7 +45,7 @@ def test_every_cycle_falls_from_the_peak_to_nearly_zero(tmp_path: Path) -> None:
     cycles = [CYCLES.scheduled_epochs(epoch) for epoch in range(5)]
     assert cycles == [range(2)] * 2 + [range(2, 5)] * 3
     _, history = finetune(tmp_path, CYCLES)
-    peak, steps = SETTINGS.optimizer.peak_lr, 5
+    peak, steps = SETTINGS.optimizer.peak_lr(), 5
 
     def last_of(epoch: int, num: int) -> float:
         progress = (epoch * steps + steps - 1) / (num * steps)

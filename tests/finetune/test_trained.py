@@ -59,7 +59,7 @@ def test_both_parts_change_what_they_train_by_a_schedule_each(tmp_path: Path) ->
     assert {"fc.weight", "body.0.weight", "body.1.running_mean"} <= early
     _, history = finetune(tmp_path / "both", settings)
     rates = [epoch["lr"] for epoch in untimed(history)]
-    peak, progress = SETTINGS.optimizer.peak_lr, (0.0 + 4 / 5) / 2
+    peak, progress = SETTINGS.optimizer.peak_lr(), (0.0 + 4 / 5) / 2
     assert rates[0] == rates[2] == pytest.approx(peak * settings.schedule.factor(progress))
     assert rates[1] == rates[3] < rates[0]
 

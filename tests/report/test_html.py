@@ -119,7 +119,14 @@ def test_pages_are_well_formed_and_self_contained(make_run, look):
 def test_sections_stand_in_order_and_none_is_missing(make_run):
     page = Page(render(gather(make_run())))
     assert [name for name in page.ids if name in ALL] == ALL
-    assert set(discover(Section)) == {*ALL, "residuals", "per_label", "per_class", "learning_rates"}
+    assert set(discover(Section)) == {
+        *ALL,
+        "residuals",
+        "per_label",
+        "per_class",
+        "learning_rates",
+        "masks",
+    }
     orders = [section.order for section in discover(Section).values()]
     assert len(set(orders)) == len(orders)
 

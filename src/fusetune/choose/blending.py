@@ -6,7 +6,7 @@ Shapes: N rows.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,7 +17,10 @@ from fusetune.fuse.method import Fusion
 from fusetune.fuse.methods.distributions.greedy_selection import GreedySelection
 from fusetune.fuse.reweighted import Reweighted, class_shares, reweighted
 from fusetune.metric import Metric
-from fusetune.predictions.kinds import Array, Columnar, Probabilities
+from fusetune.metrics.mean_iou import MeanIou
+from fusetune.predictions.kinds import Array, Columnar, Floats, Kind, Probabilities
+from fusetune.predictions.masks import Masks
+from fusetune.predictions.pixels import sampled_masks, sampled_truth
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets, Targets
 
@@ -45,7 +48,7 @@ class BlendPlan:
 
 
 def blend_plan(
-    fused: Mapping[str, Columnar],
+    fused: Mapping[str, Kind],
     targets: AnyTargets,
     metric: Metric[Any],
     weights_N: Array | None = None,
@@ -61,12 +64,19 @@ def blend_plan(
     roots, whichever suits the metric on the even half's mean: the shares themselves maximize
     balanced accuracy, while macro F1 also minds the rows that are called rare in vain.
 
+    Masks are blended by the same chosen pixels of every row that fusions are fitted on, and a metric
+    that asks for a pixel's neighbors is stood in for by mean intersection over union.
+
     Args:
         fused: Candidate → out-of-fold predictions of the same rows, the simplest first.
         targets: Their truth.
         metric: What the user is judged by.
         weights_N: `(N,)` weights of the rows; None: all 1.
     """
+    if isinstance(next(iter(fused.values())), Masks):
+        fused = {name: sampled_masks(cast(Masks, part)) for name, part in fused.items()}
+        targets = sampled_truth(targets)
+        metric = MeanIou() if metric.reads_neighbors else metric
     distinct: dict[str, Any] = _distinct(fused)
     columns = next(iter(fused.values())).columns
     losses = {name: row_losses(part, targets) for name, part in distinct.items()}
@@ -125,13 +135,22 @@ def _near_best(losses: Mapping[str, Any], weights_N: Array | None) -> list[str]:
     return near
 
 
-def _distinct(fused: Mapping[str, Columnar]) -> dict[str, Columnar]:
+def _distinct(fused: Mapping[str, Kind]) -> dict[str, Kind]:
     """The candidates, without those that repeat an earlier one."""
-    kept: dict[str, Columnar] = {}
+    kept: dict[str, Kind] = {}
     for name, part in fused.items():
-        scale = SAME * max(1.0, float(np.abs(part.array_NC).max(initial=0)))
+        numbers = _numbers(part)
+        scale = SAME * max(1.0, float(np.abs(numbers).max(initial=0)))
         if not any(
-            np.abs(part.array_NC - one.array_NC).max(initial=0) <= scale for one in kept.values()
+            np.abs(numbers - _numbers(one)).max(initial=0) <= scale for one in kept.values()
         ):
             kept[name] = part
     return kept
+
+
+def _numbers(prediction: Kind) -> Floats:
+    if isinstance(prediction, Masks):
+        arrays = [mask.array().reshape(-1) for mask in prediction.masks]
+        return np.concatenate(arrays) if arrays else np.zeros(0)
+    assert isinstance(prediction, Columnar)
+    return prediction.array_NC

@@ -15,7 +15,8 @@ from fusetune.fuse.forms import WeightedAverage, fit_weights
 from fusetune.fuse.method import FusionMethod
 from fusetune.metric import Metric
 from fusetune.predictions.boxes import Boxes
-from fusetune.predictions.kinds import Array, Columnar, Kind, Marginals, Probabilities, Values
+from fusetune.predictions.kinds import Array, Kind, Marginals, Probabilities, Values
+from fusetune.predictions.masks import Masks
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
 
@@ -34,6 +35,8 @@ SIMPLEST_FIRST = (
     "weighted_mean",
     "greedy_selection",
     "log_pool",
+    "label_voting",
+    "staple",
     "stacking",
 )
 TIE = 1e-12  # values closer than this differ by rounding only
@@ -49,7 +52,9 @@ class BestMember(FusionMethod[Any]):
     have none: the earlier member wins.
     """
 
-    accepts: ClassVar[frozenset[type[Kind]]] = frozenset({Probabilities, Marginals, Values, Boxes})
+    accepts: ClassVar[frozenset[type[Kind]]] = frozenset(
+        {Probabilities, Marginals, Values, Boxes, Masks}
+    )
 
     def fit(
         self,
@@ -66,7 +71,7 @@ class BestMember(FusionMethod[Any]):
             sign * metric.value(metric.statistics(part, targets), weights_N) for part in stack.parts
         ]
         tied = [m for m, gain in enumerate(gains) if not gain < max(gains) - TIE]
-        if not all(isinstance(part, Columnar) for part in stack.parts):
+        if isinstance(stack.parts[0], Boxes):
             return WeightedAverage.of({stack.members[tied[0]]: 1})
         losses = [float(row_losses(stack.parts[m], targets) @ weights_N) for m in tied]
         least = min(losses) + TIE * len(stack)

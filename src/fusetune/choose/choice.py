@@ -20,8 +20,9 @@ from fusetune.errors import InvalidValue, PredictionError, counted, unknown_name
 from fusetune.fuse.forms import fit_weights, linear_pool, over_classes
 from fusetune.fuse.method import Fusion
 from fusetune.metric import Metric
+from fusetune.predictions.boxes import Boxes
 from fusetune.predictions.folds import stratified_folds
-from fusetune.predictions.kinds import Array, Columnar, Floats, Kind
+from fusetune.predictions.kinds import Array, Floats, Kind
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
 
@@ -210,7 +211,7 @@ class _Choosing:
         order = np.argsort(stack.ids)
         stack, targets = stack.take(order), targets.take(order)
         weights_N = None if weights_N is None else np.asarray(weights_N)[order]
-        if how == AUTO and not issubclass(kind, Columnar):
+        if how == AUTO and issubclass(kind, Boxes):
             how = BEST  # boxes have no average to blend them by
         self.how, self.metric, self.targets = how, metric, targets
         usable = calibrator is not None and kind in calibrator.accepts

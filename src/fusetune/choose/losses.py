@@ -7,18 +7,24 @@ Shapes: N rows, C classes or columns, D values.
 import numpy as np
 
 from fusetune.metrics.log_loss import LogLoss
-from fusetune.predictions.kinds import Columnar, Floats, Marginals, Probabilities, Values
+from fusetune.predictions.kinds import Floats, Kind, Marginals, Probabilities, Values
+from fusetune.predictions.masks import Masks
+from fusetune.predictions.pixels import pixel_rows
+from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
 
 __all__ = ["row_losses"]
 
 
-def row_losses(prediction: Columnar, targets: AnyTargets) -> Floats:
+def row_losses(prediction: Kind, targets: AnyTargets) -> Floats:
     """`(N,)` losses; lower is better.
 
     Log-loss for `Probabilities`, mean binary log-loss of the classes for `Marginals`; for `Values`
-    the mean squared error, or for quantiles the mean pinball loss.
+    the mean squared error, or for quantiles the mean pinball loss. For `Masks` the mean log-loss of
+    each row's chosen pixels, 0 where none has a class.
     """
+    if isinstance(prediction, Masks):
+        return _mask_losses(prediction, targets)
     if isinstance(prediction, Probabilities):
         losses_NC = LogLoss().statistics(prediction, targets)
     elif isinstance(prediction, Marginals):
@@ -37,3 +43,11 @@ def row_losses(prediction: Columnar, targets: AnyTargets) -> Floats:
             losses_NC = (targets.values_ND[:, columns] - values_ND) ** 2
     losses_N: Floats = losses_NC.mean(axis=1)
     return losses_N
+
+
+def _mask_losses(masks: Masks, targets: AnyTargets) -> Floats:
+    alone: Stack[Masks] = Stack(("",), (masks,), masks.classes)
+    pixels, truth, shares_K, rows_K = pixel_rows(alone, targets, np.ones(len(masks)))
+    losses_K = LogLoss().statistics(pixels.parts[0], truth)[:, 0]
+    lost_K: Floats = losses_K * shares_K
+    return np.bincount(rows_K, lost_K, minlength=len(masks)).astype(np.float64)

@@ -19,14 +19,15 @@ Files = Annotated[
     list[Path],
     typer.Argument(
         help="Prediction files (Parquet, CSV, npz, npy), named like the members; detections as COCO "
-        "results (JSON), tables with a line per box, or folders of YOLO files."
+        "results (JSON), tables with a line per box, or folders of YOLO files; masks as a folder with "
+        "a PNG, npy or npz file per image."
     ),
 ]
 Targets = Annotated[
     Path,
     typer.Option(
         help="A file with the columns `id` and `target`; perhaps `role`. Of detections: COCO "
-        "annotations (JSON), or a folder of YOLO or Pascal VOC labels."
+        "annotations (JSON), or a folder of YOLO or Pascal VOC labels; of masks: a folder of label maps."
     ),
 ]
 Metric = Annotated[
@@ -46,7 +47,8 @@ Holdout = Annotated[
 Task = Annotated[
     str,
     typer.Option(
-        help="classification, multilabel, regression or object_detection, if not to be inferred."
+        help="classification, multilabel, regression, object_detection or semantic_segmentation, if "
+        "not to be inferred."
     ),
 ]
 Form = Annotated[
@@ -55,14 +57,21 @@ Form = Annotated[
 ]
 Classes = Annotated[
     str,
-    typer.Option(help="Names of the columns of npy files, or of YOLO's classes, by commas."),
+    typer.Option(
+        help="Names of the columns of npy files, of YOLO's classes or of masks' numbers, by commas."
+    ),
 ]
 Missing = Annotated[str, typer.Option(help="error, or renormalize: a row may lack some members.")]
 Repair = Annotated[
     bool,
     typer.Option(
-        "--repair", help="Leave out annotations that are wrong, cut boxes at the image's edge."
+        "--repair",
+        help="Leave out annotations that are wrong, cut boxes at the image's edge, ignore pixels of "
+        "strange classes, stretch masks of another shape.",
     ),
+]
+IgnoreIndex = Annotated[
+    int, typer.Option(help="Number in label maps of pixels of no class; -1: there is none.")
 ]
 Calibrate = Annotated[
     str, typer.Option(help="Calibrator of the chosen fusion, cross-fitted; none: as it is.")
@@ -91,6 +100,7 @@ def fuse(
     classes: Classes = "",
     missing: Missing = "error",
     repair: Repair = False,
+    ignore_index: IgnoreIndex = 255,
     calibrate: Calibrate = "temperature",
     calibrate_members: CalibrateMembers = "none",
     memory: Memory = None,
@@ -104,11 +114,13 @@ def fuse(
     Example: fusetune fuse resnet.parquet vit.csv --targets targets.csv --metric log_loss
 
     Example: fusetune fuse yolo.json detr.json --targets annotations.json
+
+    Example: fusetune fuse unet/ deeplab/ --targets label_maps/ --classes road,car,sky
     """
     from fusetune.cli.summary import print_results
     from fusetune.pipeline import fuse_files
 
-    told = _reading(task, form or (), classes, missing, repair)
+    told = _reading(task, form or (), classes, missing, repair, ignore_index)
     finished = fuse_files(
         files,
         targets,
@@ -127,14 +139,21 @@ def fuse(
 
 
 def _reading(
-    task: str, forms: Iterable[str], classes: str, missing: str, repair: bool
+    task: str, forms: Iterable[str], classes: str, missing: str, repair: bool, ignore_index: int
 ) -> "Reading":
     """What the options say of the files."""
     from fusetune.predictions.pool import Reading
 
     known: Any = missing  # checked by Reading
     names = [name for name in classes.split(",") if name]
-    return Reading(task=task, forms=_forms(forms), classes=names, missing=known, repair=repair)
+    return Reading(
+        task=task,
+        forms=_forms(forms),
+        classes=names,
+        missing=known,
+        repair=repair,
+        ignore_index=None if ignore_index < 0 else ignore_index,
+    )
 
 
 def _forms(pairs: Iterable[str]) -> dict[str, str]:

@@ -17,14 +17,16 @@ def predict(
             help="A folder of images, images, a table; or prediction files named like the members."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A .csv or .parquet file.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="A .csv or .parquet file; of masks a folder.")
+    ],
     members: Annotated[
         bool, typer.Option("--members", help="Each member's predictions too.")
     ] = False,
 ) -> None:
     """Predict new rows with a run's ensemble: `id`, and one column per class.
 
-    With --members, `<stem>.<member><suffix>` files lie beside the fused one.
+    Masks are a folder with an npy file per image. With --members, `<stem>.<member><suffix>` files lie beside the fused one.
 
     Example: fusetune predict runs/demo new_images/ --out predictions.csv
     """
@@ -32,9 +34,11 @@ def predict(
     from fusetune.errors import UsageError
     from fusetune.predictions.files import write_prediction
 
-    if out.suffix not in (".csv", ".parquet"):
-        raise UsageError(f"--out is '{out}'", "a file that ends in .csv or .parquet", "Rename it.")
     ensemble = Ensemble.load(run)
+    masks = ensemble.task == "semantic_segmentation"
+    if out.suffix not in (("",) if masks else (".csv", ".parquet")):
+        expected = "a folder" if masks else "a file that ends in .csv or .parquet"
+        raise UsageError(f"--out is '{out}'", expected, "Rename it.")
     stack = ensemble.predict_members(
         _inputs(ensemble, inputs), None if members else ensemble.fusion.members
     )

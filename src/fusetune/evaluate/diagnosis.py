@@ -20,7 +20,9 @@ from fusetune.evaluate.significance import enough_permutations, holm, permutatio
 from fusetune.metric import Metric
 from fusetune.metrics.expected_calibration_error import ExpectedCalibrationError
 from fusetune.predictions.kinds import Floats, Kind, Probabilities
+from fusetune.predictions.label_maps import LabelMaps
 from fusetune.predictions.objects import Objects
+from fusetune.predictions.pixels import pixel_rows
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import GroundTruth, Numbers, Targets
 
@@ -59,11 +61,14 @@ def diversity_results(stack: Stack[Any], targets: GroundTruth) -> dict[str, Any]
         12 members, the matrix; that of `agreement`, and of numbers' `error_correlation`, always.
         `oracle_accuracy`. What the kind does not have is None: numbers have errors, but make no
         decisions that could be right; boxes have neither.
+        Of masks, some pixels of every row are the rows.
 
     Cost: That of `diversity.agreement`, about twice.
     """
     if isinstance(targets, Objects):
         return dict.fromkeys(("agreement", *MEASURES, "oracle_accuracy"))
+    if isinstance(targets, LabelMaps):
+        stack, targets, _, _ = pixel_rows(stack, targets, np.ones(len(stack)))
     if isinstance(targets, Numbers):
         shared = set.intersection(*(set(part.columns) for part in stack.parts))
         matrix_MM = diversity.error_correlation(stack, targets) if shared else None
@@ -93,7 +98,7 @@ def contribution_results(
 
     Half a second is the limit: more rows than that allows are represented by some of them, drawn
     by the seed. None where that leaves fewer than 500 of them (24 members with 1,000 classes),
-    where fewer than two members have weight, for boxes, which have no average, or where the metric has no value without a member.
+    where fewer than two members have weight, for boxes, which have no average, for masks, or where the metric has no value without a member.
 
     Args:
         stack: Predictions of the judged rows.
@@ -105,7 +110,7 @@ def contribution_results(
     Returns:
         As `Contributions.as_results`, with `rows`, how many were judged.
     """
-    if isinstance(targets, Objects):
+    if isinstance(targets, Objects | LabelMaps):
         return None
     taking_part = sum(weight > 0 for weight in weights.values())
     exact = taking_part <= EXACT_MEMBERS

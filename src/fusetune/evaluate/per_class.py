@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detections judged class by class.
+"""Detections and masks judged class by class.
 
 Shapes: C classes.
 """
@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from fusetune.predictions.kinds import Kind
+from fusetune.predictions.label_maps import LabelMaps
 from fusetune.predictions.matches import Summary, class_values, match_statistics
 from fusetune.predictions.objects import Objects
+from fusetune.predictions.tallies import class_tallies
 from fusetune.predictions.targets import GroundTruth
 
 __all__ = ["class_results"]
@@ -21,16 +23,20 @@ __all__ = ["class_results"]
 def class_results(
     predictions: Mapping[str, Kind], targets: GroundTruth
 ) -> dict[str, list[dict[str, Any]]]:
-    """Average precision over ten overlaps of each class that has objects, in the targets' order.
+    """Each class that has objects or pixels, in the targets' order.
+
+    Detections by average precision over ten overlaps, masks by intersection over union.
 
     Args:
-        predictions: Name → detections of the targets' rows.
+        predictions: Name → detections or masks of the targets' rows.
         targets: Their truth.
 
     Returns:
-        `per_class`, a list of `{class, objects, average_precision: {name: value}}`; nothing for
-        other kinds.
+        `per_class`, a list of `{class, objects, average_precision: {name: value}}`, or of masks
+        `{class, pixels, intersection_over_union: {name: value}}`; nothing for other kinds.
     """
+    if isinstance(targets, LabelMaps):
+        return _of_masks(predictions, targets)
     if not isinstance(targets, Objects):
         return {}
     assert targets.ignored_K is not None
@@ -48,6 +54,25 @@ def class_results(
             "average_precision": {name: round(found[index], 6) for name, found in values.items()},
         }
         for index, label in enumerate(targets.classes)
+        if counts_C[index]
+    ]
+    return {"per_class": entries}
+
+
+def _of_masks(predictions: Mapping[str, Kind], truth: LabelMaps) -> dict[str, list[dict[str, Any]]]:
+    values = {}
+    for name, part in predictions.items():
+        tallies_3C = class_tallies(part, truth).sum(axis=0)  # type: ignore[arg-type]
+        either_C = tallies_3C[1] + tallies_3C[2] - tallies_3C[0]
+        values[name] = (tallies_3C[0] / np.maximum(either_C, 1)).round(6).tolist()
+    counts_C = truth.counts_NC.sum(axis=0).tolist()
+    entries = [
+        {
+            "class": label,
+            "pixels": counts_C[index],
+            "intersection_over_union": {name: found[index] for name, found in values.items()},
+        }
+        for index, label in enumerate(truth.classes)
         if counts_C[index]
     ]
     return {"per_class": entries}

@@ -86,7 +86,7 @@ class Plan:
     @property
     def num_epochs(self) -> int:
         """Epochs at most."""
-        return self.settings.epochs if self.only_epochs is None else self.only_epochs
+        return self.settings.num_epochs if self.only_epochs is None else self.only_epochs
 
     @property
     def seed_of_start(self) -> int:

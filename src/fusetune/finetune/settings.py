@@ -3,12 +3,15 @@
 
 import bisect
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 from fusetune.errors import InvalidValue
 
 __all__ = ["Augmentation", "Distill", "FineTune", "Lora", "Optimizer", "Schedule"]
+
+USUAL_STEPS, LEAST_EPOCHS, MOST_EPOCHS = 400, 10, 40
+"""Of a fine-tuning where the recipe does not say: chosen on four tasks, docs/results/recipes.md."""
 
 CYCLE_START, CYCLE_END = 1 / 25, 1 / 250_000
 """Factors of the peak learning rate that one cycle starts and ends with."""
@@ -21,8 +24,10 @@ class Optimizer:
     Args:
         name: `sgd` (with Nesterov momentum if `momentum` > 0) or `adamw`.
         lr: Peak learning rate; None: 0.01 for sgd (Kornblith et al. 2019, fine-tuning at batch
-            256, scaled down to small batches), 3e-4 for adamw. `range_test`: what up to 100 steps
-            on a copy of the member suggest, at rates that rise from 1e-7 (Smith 2017).
+            256, scaled down to small batches); for adamw 1e-3 (docs/results/recipes.md), but 5e-5
+            for networks with layer normalization (transformers, ConvNeXt: Liu et al. 2022).
+            `range_test`: what up to 100 steps on a copy of the member suggest, at rates that
+            rise from 1e-7 (Smith 2017).
         momentum: Of sgd; 0.9 as usual since Sutskever et al. 2013.
         nesterov: Nesterov's form of the momentum.
         betas: Of adamw (Kingma & Ba 2015).
@@ -37,7 +42,7 @@ class Optimizer:
     weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:
-        good = self.lr is None or self.tests_lr or self.peak_lr > 0
+        good = self.lr is None or self.tests_lr or self.peak_lr() > 0
         _check("optimizer.lr", self.lr, good, "a number above 0, or range_test")
         _check("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "a number in [0, 1)")
         _check(
@@ -65,12 +70,15 @@ class Optimizer:
         """True if the learning rate comes from a range test."""
         return self.lr == "range_test"
 
-    @property
-    def peak_lr(self) -> float:
-        """The learning rate at the schedule's peak; the default one where a test is to find it."""
+    def peak_lr(self, layer_norms: bool = False) -> float:
+        """The learning rate at the schedule's peak; the default one where a test is to find it.
+
+        Args:
+            layer_norms: Whether the network has layer normalization.
+        """
         if isinstance(self.lr, int | float):
             return self.lr
-        return {"sgd": 0.01, "adamw": 3e-4}[self.name]
+        return {"sgd": 0.01, "adamw": 5e-5 if layer_norms else 1e-3}[self.name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +240,8 @@ class FineTune:
     """How one member is fine-tuned.
 
     Args:
-        epochs: Passes over the train rows.
+        epochs: Passes over the train rows; None: as many as take 400 steps, but at least 10 and
+            at most 40 (docs/results/recipes.md).
         batch_size: Rows per step.
         train: `full` trains every weight, `head` only the head, the rest frozen in evaluation mode;
             `head_then_full` (LP-FT, Kumar et al. 2022) first the head, so that a new one does not
@@ -289,8 +298,8 @@ class FineTune:
         augmentation: Random changes to training images.
     """
 
-    epochs: int = 10
-    batch_size: int = 64
+    epochs: int | None = None
+    batch_size: int = 32
     train: Literal[
         "full", "head", "probe", "head_then_full", "probe_then_full", "gradual", "lora"
     ] = "full"
@@ -314,7 +323,8 @@ class FineTune:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        _check("epochs", self.epochs, self.epochs >= 1, "a whole number of at least 1")
+        good = self.epochs is None or self.epochs >= 1
+        _check("epochs", self.epochs, good, "a whole number of at least 1, or null")
         _check("batch_size", self.batch_size, self.batch_size >= 1, "a whole number of at least 1")
         _check_head_epochs(self)
         _check("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "a number in (0, 1]")
@@ -347,11 +357,29 @@ class FineTune:
         _check("swa", self.swa, 0 <= self.swa < 1, "a share in [0, 1)")
         one = not (self.ema and self.swa)
         _check("swa", self.swa, one, f"0 with ema: {self.ema}; weights are averaged in one way")
-        good = 1 <= self.snapshots <= self.epochs
-        expected = f"a whole number above 0 and at most epochs ({self.epochs})"
-        _check("snapshots", self.snapshots, good, expected)
-        if self.snapshots > 1:
-            _check_cycles(self)
+        _check_cycles(self)
+
+    def for_rows(self, num: int) -> Self:
+        """The same, the number of epochs known.
+
+        Args:
+            num: Of train rows.
+        """
+        if self.epochs is not None:
+            return self
+        needed = math.ceil(USUAL_STEPS * self.batch_size / max(1, num))
+        return replace(self, epochs=min(max(needed, LEAST_EPOCHS), MOST_EPOCHS))
+
+    @property
+    def num_epochs(self) -> int:
+        """Passes over the train rows; `for_rows` has to have been asked."""
+        assert self.epochs is not None
+        return self.epochs
+
+    @property
+    def least_epochs(self) -> int:
+        """As many epochs there will be, or more."""
+        return LEAST_EPOCHS if self.epochs is None else self.epochs
 
     @property
     def adapters(self) -> Lora | None:
@@ -377,26 +405,33 @@ class FineTune:
     def scheduled_epochs(self, epoch: int) -> range:
         """The epochs, counted from 0, that share a run of the schedule with this one."""
         if self.snapshots > 1:
-            edges = [self.epochs * cycle // self.snapshots for cycle in range(self.snapshots + 1)]
+            edges = [
+                self.num_epochs * cycle // self.snapshots for cycle in range(self.snapshots + 1)
+            ]
             cycle = bisect.bisect_right(edges, epoch)
             return range(edges[cycle - 1], edges[cycle])
         first = (self.head_epochs or 0) if self.train == "head_then_full" else 0
-        return range(first) if epoch < first else range(first, self.epochs)
+        return range(first) if epoch < first else range(first, self.num_epochs)
 
 
 def _check_head_epochs(settings: FineTune) -> None:
     """Refuse head epochs that are none, or where there are none."""
     train, num = settings.train, settings.head_epochs
     if train in ("head_then_full", "gradual"):
-        good = num is not None and 1 <= num < settings.epochs
-        expected = f"a whole number above 0 and below epochs ({settings.epochs})"
+        good = num is not None and 1 <= num < settings.least_epochs
+        expected = f"a whole number above 0 and below epochs ({settings.least_epochs})"
         _check("head_epochs", num, good, f"{expected} with train: {train}")
     else:
         _check("head_epochs", num, num is None, f"null with train: {train}")
 
 
 def _check_cycles(settings: FineTune) -> None:
-    """Refuse what has no meaning with more than one snapshot."""
+    """Refuse more snapshots than epochs, and what has no meaning with more than one."""
+    good = 1 <= settings.snapshots <= settings.least_epochs
+    expected = f"a whole number above 0 and at most epochs ({settings.least_epochs})"
+    _check("snapshots", settings.snapshots, good, expected)
+    if settings.snapshots == 1:
+        return
     for name, value, good, expected in (
         ("schedule.name", settings.schedule.name, settings.schedule.name == "cosine", "cosine"),
         ("train", settings.train, settings.head_epochs is None, "full, head or lora"),

@@ -38,7 +38,7 @@ class Averages:
 
     def __init__(self, model: nn.Module, settings: FineTune) -> None:
         self.decay = settings.ema
-        self.swa_from = int(settings.epochs * (1 - settings.swa)) if settings.swa else None
+        self.swa_from = int(settings.num_epochs * (1 - settings.swa)) if settings.swa else None
         self.count = 0
         on = bool(self.decay or self.swa_from is not None)
         self.followed = list(followed(model)) if on else []

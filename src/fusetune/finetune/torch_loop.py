@@ -40,6 +40,7 @@ from fusetune.finetune.torch_optimizer import (
     LearningRates,
     begin_momentum,
     build_optimizer,
+    default_lr,
     num_trained,
     parameter_groups,
     set_trained,
@@ -84,6 +85,7 @@ class Training:
         self.trainees = Trainees(member, splits, device)
         groups = parameter_groups(member, plan.settings)
         self.optimizer = build_optimizer(groups, plan.settings.optimizer, device)
+        self.default_lr = default_lr(self.model, plan.settings.optimizer)
         self.averages = Averages(self.model, plan.settings)
         self.state = State(precision=chosen_precision(plan.settings, self.model, device))
         self.checkpoints = Checkpoints()
@@ -122,7 +124,7 @@ class Training:
             self.adapters.remove()
         self.model.to(memory_format=torch.contiguous_format)
         if self.settings.snapshots > 1 and not state.snapshots:  # the first cycle was cut short
-            state.end_cycle(range(self.settings.epochs))
+            state.end_cycle(range(self.settings.num_epochs))
         best_epoch, weights = state.kept
         self.member.model.load_state_dict(weights)
         return History(
@@ -143,13 +145,8 @@ class Training:
         note = f"memory was short: gradients of a batch were added up over {parts} parts, each normalized by itself"
         adapted = self.adapters.notes if self.adapters else ()
         tested = RangeTest(**self.state.range_test).notes if self.state.range_test else ()
-        return (
-            *adapted,
-            *tested,
-            *self.lessons.notes,
-            *self.recorded.notes,
-            *([note] if parts > 1 else []),
-        )
+        recorded, divided = self.recorded.notes, [note] * (parts > 1)
+        return (*adapted, *tested, *self.lessons.notes, *recorded, *divided)
 
     def prepare(self, stream: "torch.cuda.Stream | None") -> None:
         """Put on the device what every step reads; a recorded step finds it where it was."""
@@ -221,7 +218,7 @@ class Training:
         scheduled = self.settings.scheduled_epochs(self.state.epoch)
         epoch, num_epochs = self.state.epoch - scheduled.start, len(scheduled)
         progress = epoch / num_epochs + step / (num_steps * num_epochs)
-        peak = self.state.range_test.get("lr", self.settings.optimizer.peak_lr)
+        peak = self.state.range_test.get("lr", self.default_lr)
         self.rates.set(peak * self.settings.schedule.factor(progress))
         seed_dropout(mixed_seed(self.seed, "dropout", self.state.epoch, step), self.device)
 

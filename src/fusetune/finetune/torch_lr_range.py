@@ -38,8 +38,8 @@ def find_rate(training: "Training") -> None:
     if not settings.optimizer.tests_lr or state.range_test:
         return
     before = time.perf_counter()
-    training.trainee = training.trainees.of(settings, settings.epochs - 1)
-    set_trained(training.member, settings, settings.epochs - 1)
+    training.trainee = training.trainees.of(settings, settings.num_epochs - 1)
+    set_trained(training.member, settings, settings.num_epochs - 1)
     losses = list[float]()
     with put_back(training.model, training.optimizer):
         for loss in trials(training):
@@ -48,7 +48,7 @@ def find_rate(training: "Training") -> None:
                 losses.pop()  # maybe not finite
                 break
     training.record_anew()  # recorded steps write to the optimizer's former state
-    state.range_test = asdict(concluded(losses, settings.optimizer.peak_lr))
+    state.range_test = asdict(concluded(losses, training.default_lr))
     state.seconds += time.perf_counter() - before
 
 

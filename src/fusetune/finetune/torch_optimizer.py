@@ -16,6 +16,7 @@ __all__ = [
     "LearningRates",
     "begin_momentum",
     "build_optimizer",
+    "default_lr",
     "num_trained",
     "parameter_groups",
     "set_trained",
@@ -52,18 +53,22 @@ def build_optimizer(
     if optimizer.name == "sgd":
         return torch.optim.SGD(
             groups,
-            lr=optimizer.peak_lr,
             momentum=optimizer.momentum,
             nesterov=optimizer.nesterov,
             fused=fused,
         )
     return torch.optim.AdamW(
         groups,
-        lr=optimizer.peak_lr,
         betas=optimizer.betas,
         fused=fused,
         capturable=device.type == "cuda",
     )
+
+
+def default_lr(model: torch.nn.Module, optimizer: Optimizer) -> float:
+    """The peak learning rate that is given, or the usual one of such a model."""
+    norms = any(isinstance(layer, torch.nn.LayerNorm) for layer in model.modules())
+    return optimizer.peak_lr(layer_norms=norms)
 
 
 def num_trained(optimizer: torch.optim.Optimizer) -> int:

@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from fusetune.fuse.mask_fusion import pooled_masks
 from fusetune.fuse.method import Fusion
 from fusetune.fuse.sums import weighted_sum
 from fusetune.predictions.kinds import Array, Columnar, Floats, Kind, Probabilities
-from fusetune.predictions.stack import Stack
+from fusetune.predictions.masks import Masks
+from fusetune.predictions.stack import Stack, known_classes
 from fusetune.predictions.targets import GroundTruth, Targets
 from fusetune.predictions.weights import row_weights
 
@@ -138,6 +140,9 @@ def linear_pool(parts: Sequence[T], weights_M: Floats, classes: Sequence[str]) -
     classes = known_classes(parts, classes)
     if len(parts) == 1:
         return over_classes(parts[0], classes)
+    if isinstance(parts[0], Masks):
+        pooled: Any = pooled_masks(parts, weights_M, classes)
+        return pooled
     arrays = [part.array_NC for part in parts]
     widest = max(parts, key=lambda part: len(part.columns))
     if all(part.columns == classes for part in parts):
@@ -167,12 +172,6 @@ def _pooled_where_known(parts: Sequence[T], weights_M: Floats, classes: tuple[st
             sums_NC /= sums_NC.sum(axis=1, keepdims=True)
         pooled_NC[rows] = sums_NC
     return pooled_NC
-
-
-def known_classes(parts: Sequence[Columnar], classes: Sequence[str]) -> tuple[str, ...]:
-    """Those of the classes, or other columns, that any part has, in the order given."""
-    known = {name for part in parts for name in part.columns}
-    return tuple(name for name in classes if name in known)
 
 
 def over_classes(prediction: P, classes: tuple[str, ...]) -> P:

@@ -26,6 +26,8 @@ from fusetune.metrics.log_loss import LogLoss
 from fusetune.metrics.multilabel_log_loss import MultilabelLogLoss
 from fusetune.metrics.rmse import Rmse
 from fusetune.predictions.kinds import Floats, Values
+from fusetune.predictions.masks import Masks
+from fusetune.predictions.pixels import pixel_rows
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
 
@@ -40,6 +42,9 @@ def tie_losses(stack: Stack[Any], targets: AnyTargets, weights_N: Floats) -> Poo
     """Log-loss of classes, squared error of values: what settles ties."""
     if isinstance(stack.parts[0], Values):
         return _SquaredErrors(_grams(stack, targets, weights_N, per_column=False))
+    if isinstance(stack.parts[0], Masks):
+        pixels, truth, weights_K, _ = pixel_rows(stack, targets, weights_N)
+        return _LogLosses(likelihoods_ML(pixels, truth), weights_K)
     true_ML = likelihoods_ML(stack, targets)
     return _LogLosses(true_ML, np.repeat(weights_N, true_ML.shape[1] // len(weights_N)))
 

@@ -15,6 +15,9 @@ from fusetune.errors import PredictionError, name_some
 from fusetune.predictions.boxes import Boxes
 from fusetune.predictions.detections import object_columns, read_boxes, write_boxes
 from fusetune.predictions.kinds import Array, Columnar, Kind, Marginals, Probabilities, Values
+from fusetune.predictions.label_maps import LabelMaps
+from fusetune.predictions.mask_files import write_masks
+from fusetune.predictions.masks import Masks
 from fusetune.predictions.objects import Objects
 from fusetune.predictions.tables import ID, TARGET, Table, named_errors, read_table, write_table
 from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Targets
@@ -71,9 +74,14 @@ def columnar_columns(prediction: Columnar) -> dict[str, Array]:
 
 
 def write_prediction(path: Path, prediction: Kind) -> None:
-    """Write a prediction of any kind; see `write_columnar`, and `write_boxes` for a line per box."""
+    """Write a prediction of any kind; see `write_columnar`, and `write_boxes` for a line per box.
+
+    Masks are a folder of that name without the ending; see `write_masks`.
+    """
     if isinstance(prediction, Boxes):
         write_boxes(path, prediction)
+    elif isinstance(prediction, Masks):
+        write_masks(path.with_suffix(""), prediction)
     else:
         assert isinstance(prediction, Columnar)
         write_columnar(path, prediction)
@@ -125,7 +133,7 @@ def read_probabilities(path: Path) -> Probabilities:
 def write_targets(path: Path, targets: GroundTruth) -> None:
     """Write `id` and `target` (class names, or one number), or one column per class or number.
 
-    Of objects, a line each; see `object_columns`.
+    Of objects, a line each; see `object_columns`. Of label maps, how many pixels each class has.
 
     Raises:
         PredictionError: The path has another ending.
@@ -137,6 +145,12 @@ def target_columns(targets: GroundTruth) -> dict[str, Array]:
     """The columns that `write_targets` writes."""
     if isinstance(targets, Objects):
         return object_columns(targets)
+    if isinstance(targets, LabelMaps):
+        pixels = zip(targets.classes, targets.counts_NC.T, strict=True)
+        return {
+            ID: targets.ids,
+            **{name: np.ascontiguousarray(counts_N) for name, counts_N in pixels},
+        }
     columns: dict[str, Array] = {ID: targets.ids}
     if isinstance(targets, Targets):
         columns[TARGET] = targets.names()

@@ -16,6 +16,9 @@ from fusetune.predictions.annotations import holds_annotations
 from fusetune.predictions.boxes import Boxes
 from fusetune.predictions.detection_pool import new_boxes, read_detections
 from fusetune.predictions.kinds import Array, Columnar, Ids, Kind, Probabilities, Values
+from fusetune.predictions.mask_files import holds_masks
+from fusetune.predictions.mask_pool import MaskOptions, new_masks, read_masks
+from fusetune.predictions.masks import Masks
 from fusetune.predictions.reading import Form, infer_form, read_prediction
 from fusetune.predictions.stack import RESERVED_MEMBERS, Stack, rows_of
 from fusetune.predictions.tables import named_errors, read_table
@@ -32,14 +35,17 @@ class Reading:
     """What the user says of the files.
 
     Args:
-        task: `auto`, `classification`, `multilabel`, `regression` or `object_detection`.
+        task: `auto`, `classification`, `multilabel`, `regression`, `object_detection` or
+            `semantic_segmentation`.
         forms: Member → form, where it is not to be inferred.
         classes: Names of the columns of files without names (npy).
-        repair: Mend annotations of detection that are wrong; see `read_annotations`.
+        repair: Mend annotations of detection that are wrong, see `read_annotations`; or label maps, see
+            `MaskOptions`.
         missing: What to do with a row that a member does not predict: `error`, or `renormalize`:
             the other members' mean stands in for it, which at equal weights is the same as
             combining the members that are there. Of detections, boxes of images that have no
-            annotations are then left out.
+            annotations are then left out; of masks, those of images without a label map.
+        ignore_index: Number in label maps that means that a pixel is of no class; None: none does.
     """
 
     task: str = "auto"
@@ -47,12 +53,24 @@ class Reading:
     classes: Sequence[str] = ()
     missing: Missing = "error"
     repair: bool = False
+    ignore_index: int | None = 255
 
     def __post_init__(self) -> None:
         if self.missing not in ("error", "renormalize"):
             raise InvalidValue(
                 f"--missing is '{self.missing}'", "error or renormalize", "Choose one of these."
             )
+
+    @property
+    def of_masks(self) -> MaskOptions:
+        """What of it folders of masks are read by."""
+        return MaskOptions(
+            forms=self.forms,
+            classes=self.classes,
+            ignored=self.ignore_index,
+            repair=self.repair,
+            missing=self.missing == "renormalize",
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +104,8 @@ def read_pool(files: Sequence[Path], targets: Path, reading: Reading) -> Pool:
             f"members among {name_some(names)}",
             "A member is called like its file, without the ending.",
         )
+    if reading.task == "semantic_segmentation" or (reading.task == "auto" and holds_masks(targets)):
+        return Pool(*read_masks(dict(zip(names, files, strict=True)), targets, reading.of_masks))
     if holds_annotations(targets) or reading.task == "object_detection":
         return Pool(*_detections(files, targets, reading))
     truth = read_truth_of(targets, reading.task)
@@ -155,6 +175,8 @@ def read_members(
             f"files called {name_some(list(forms))}",
             "Rename them like the files that were fused.",
         )
+    if kind is Masks:
+        return dict(new_masks(dict(zip(names, files, strict=True)), forms)), {}
     if kind is Boxes:
         return dict(new_boxes(dict(zip(names, files, strict=True)), forms, columns)), {}
     read: dict[str, Columnar] = {}

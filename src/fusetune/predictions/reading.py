@@ -42,8 +42,9 @@ class Form:
         columns: Names of the columns, where the file has none (npy).
         scale: What scores are divided by before the softmax or sigmoid; their spread on the file
             that was fused.
-        classes: Of labels: every class that the member may name; of detections: what it can find.
-        numbers: Of detections: what numbers in the file stand for the classes that `columns` names.
+        classes: Of labels: every class that the member may name; of detections and masks: what it can find.
+        numbers: Of detections: what numbers in the file stand for the classes that `columns` names; of
+            label maps: the number of ignored pixels.
     """
 
     form: str

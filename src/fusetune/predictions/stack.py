@@ -14,7 +14,14 @@ import numpy.typing as npt
 from fusetune.errors import MisalignedMembers, name_some
 from fusetune.predictions.kinds import Array, Floats, Ids, Kind, Probabilities, Values
 
-__all__ = ["RESERVED_MEMBERS", "Stack", "misaligned", "probabilities_MNC", "rows_of"]
+__all__ = [
+    "RESERVED_MEMBERS",
+    "Stack",
+    "known_classes",
+    "misaligned",
+    "probabilities_MNC",
+    "rows_of",
+]
 
 K = TypeVar("K", bound=Kind)
 
@@ -135,6 +142,12 @@ def probabilities_MNC(
         else:
             probs_MNC[index][:, columns] = part.probs_NC
     return probs_MNC, known_MC
+
+
+def known_classes(parts: Sequence[Kind], classes: Sequence[str]) -> tuple[str, ...]:
+    """Those of the classes, or other columns, that any part has, in the order given."""
+    known = {name for part in parts for name in part.columns}
+    return tuple(name for name in classes if name in known)
 
 
 def rows_of(ids: Ids, wanted: Ids) -> npt.NDArray[np.int64]:

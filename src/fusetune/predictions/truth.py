@@ -21,6 +21,8 @@ from fusetune.predictions.kinds import (
     Probabilities,
     Values,
 )
+from fusetune.predictions.label_maps import LabelMaps
+from fusetune.predictions.masks import Masks
 from fusetune.predictions.objects import Objects
 from fusetune.predictions.tables import ROLE, TARGET, Table, named_errors, read_table
 from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Targets
@@ -45,7 +47,7 @@ class Truth:
     @property
     def columns(self) -> tuple[str, ...]:
         """Class names, or names of numbers."""
-        if isinstance(self.targets, Objects):
+        if isinstance(self.targets, Objects | LabelMaps):
             return self.targets.classes
         if isinstance(self.targets, Numbers):
             return self.targets.names
@@ -58,6 +60,7 @@ KINDS: dict[str, type[Kind]] = {
     "multilabel": Marginals,
     "regression": Values,
     "object_detection": Boxes,
+    "semantic_segmentation": Masks,
 }
 
 

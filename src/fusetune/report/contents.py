@@ -26,6 +26,7 @@ from fusetune.predictions.kinds import (
     Values,
 )
 from fusetune.predictions.targets import LabelSets, Numbers, Targets
+from fusetune.report.mask_pictures import MaskPictures, read_mask_pictures
 from fusetune.report.rows import JudgedRows, read_rows
 from fusetune.task import Task
 
@@ -158,11 +159,12 @@ class Contents:
         oracle_accuracy: Share of decisions that at least one member gets right.
         calibration: None where nothing was calibrated.
         contributions: None where they were not computed.
-        per_class: Of detections: entries of `evaluate.per_class`.
+        per_class: Of detections and masks: entries of `evaluate.per_class`.
         test: Predictions of the judged rows, where they have one class each.
         labels: Where they have any number of labels.
         numbers: Where they have numbers.
         thumbnails: Row id → `(H, W, 3)` uint8 pixels.
+        mask_pictures: Of segmentation.
         recipe: The resolved recipe, as YAML.
         environment: Versions, machine, threads.
         seed: Of the run.
@@ -192,6 +194,7 @@ class Contents:
     labels: JudgedRows[Marginals, LabelSets] | None = None
     numbers: JudgedRows[Values, Numbers] | None = None
     thumbnails: Mapping[str, Array] = field(default_factory=dict)
+    mask_pictures: MaskPictures | None = None
     recipe: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     seed: int | None = None
@@ -230,7 +233,6 @@ def gather(run_folder: Path | str) -> Contents:
     folder = Path(run_folder)
     results = _read_results(folder)
     members = tuple(_member(entry) for entry in results.get("members", []))
-    recipe = folder / "recipe.yaml"
     kind = _kind(results.get("task", ""))
     shown = [one.name for one in members if one.status == "ok"]
     rows = _judged_rows(folder, kind, shown) if not results.get("memory_bytes") else {}
@@ -260,7 +262,8 @@ def gather(run_folder: Path | str) -> Contents:
         per_class=tuple(results.get("per_class") or ()),
         **rows,
         thumbnails=_read_thumbnails(folder / THUMBNAILS),
-        recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
+        mask_pictures=read_mask_pictures(folder),
+        recipe=_text(folder / "recipe.yaml"),
         environment=_flattened(results.get("environment") or {}),
         seed=results.get("seed"),
         notes=tuple(results.get("notes") or ()),
@@ -382,6 +385,10 @@ def _kind(task: str) -> type[Kind]:
         return find(Task, task).kind
     except UnknownName:
         return Probabilities
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def _read_thumbnails(path: Path) -> dict[str, Array]:

@@ -22,11 +22,14 @@ from fusetune.predictions.boxes import Boxes
 from fusetune.predictions.files import write_prediction
 from fusetune.predictions.folds import stratified_share
 from fusetune.predictions.kinds import Array, Kind, Marginals, Probabilities, Values
+from fusetune.predictions.label_maps import LabelMaps
+from fusetune.predictions.masks import Masks
 from fusetune.predictions.pool import Pool
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import GroundTruth
 from fusetune.recipe import DEFAULT_CALIBRATOR, Fuse
 from fusetune.stages.fusion import chosen_fusion, publish_results
+from fusetune.stages.mask_pictures import save_mask_pictures
 from fusetune.store.artifact import Artifact
 from fusetune.store.experiment import Experiment
 from fusetune.task import Task
@@ -47,6 +50,7 @@ TASKS: dict[type[Kind], str] = {
     Marginals: "multilabel",
     Values: "regression",
     Boxes: "object_detection",
+    Masks: "semantic_segmentation",
 }
 ROLES = ("train", "validation", "holdout", "test")
 
@@ -200,12 +204,20 @@ def ensemble_of_files(pool: Pool, task: Task, fused: Artifact) -> Ensemble:
 def publish_files(
     experiment: Experiment, judge: Judge, fused: Artifact, pool: Pool, task: Task
 ) -> dict[str, Any]:
-    """Show the members' predictions by role, and results.json."""
+    """Show the members' predictions by role, and results.json.
+
+    Members' masks stay where they are: only small pictures of some are kept.
+    """
     for role, stack in judge.stacks.items():
         if role == "test" or judge.judged == "test":
-            for name in stack.members:
+            for name in stack.members if pool.truth.kind is not Masks else ():
                 path = experiment.folder / "predictions" / name / f"{role}.parquet"
                 write_prediction(path, stack[name])
+    if pool.truth.kind is Masks:
+        stack, targets = judge.stacks["test"], judge.targets["test"]
+        assert isinstance(targets, LabelMaps)
+        chosen = fused.folder / "predictions" / "test"
+        save_mask_pictures(experiment.folder, stack, targets, chosen)
     about = {
         "task": task.name,
         "classes": list(pool.stack.classes),

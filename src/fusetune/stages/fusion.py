@@ -5,6 +5,7 @@ A run that fine-tuned its members and one that was given prediction files share 
 says in which order.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -23,7 +24,8 @@ from fusetune.fuse.method import Fusion, FusionMethod
 from fusetune.fuse.threads import one_thread
 from fusetune.predictions.detections import object_columns
 from fusetune.predictions.files import write_prediction, write_targets
-from fusetune.predictions.kinds import Kind
+from fusetune.predictions.kinds import Array, Kind
+from fusetune.predictions.label_maps import LabelMaps
 from fusetune.predictions.objects import Objects
 from fusetune.predictions.stack import Stack, rows_of
 from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Targets
@@ -247,6 +249,8 @@ def _identity(targets: GroundTruth) -> str:
         content = [list(targets.classes), targets.labels_N.tolist()]
     elif isinstance(targets, LabelSets):
         content = [list(targets.classes), targets.present_NC.tolist()]
+    elif isinstance(targets, LabelMaps):
+        content = [list(targets.classes), [_hash(one.read()) for one in targets.maps]]
     elif isinstance(targets, Objects):
         lines = {name: column.tolist() for name, column in object_columns(targets).items()}
         content = [list(targets.classes), str(lines)]  # a row without objects holds NaN
@@ -254,3 +258,7 @@ def _identity(targets: GroundTruth) -> str:
         assert isinstance(targets, Numbers)
         content = [list(targets.names), targets.values_ND.tolist()]
     return fingerprint([targets.ids.tolist(), *content])
+
+
+def _hash(labels_HW: Array) -> str:
+    return hashlib.sha256(labels_HW.tobytes()).hexdigest()

@@ -254,4 +254,4 @@ def _finetune_seconds(
     if entry.finetune.keeps_backbone and entry.finetune.reads_features:
         return pass_s  # once; its head takes next to nothing
     times = context.recipe.data.roles.folds or 1
-    return BACKWARD * pass_s * entry.finetune.epochs * times
+    return BACKWARD * pass_s * entry.finetune.for_rows(train).num_epochs * times

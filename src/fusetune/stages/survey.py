@@ -74,9 +74,9 @@ class Asked:
         Budget(self.memory_bytes)
         if holds_annotations(self.targets):
             raise InvalidValue(
-                "--memory was given for detections",
+                "--memory was given for detections or masks",
                 "predictions of classes, labels or numbers",
-                "Leave --memory out: detections are read into memory.",
+                "Leave --memory out: detections are read into memory, and masks band by band.",
             )
         if self.reading.missing != "error":
             raise InvalidValue(

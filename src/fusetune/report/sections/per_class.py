@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every class of a detection run by itself: the best member beside the chosen predictor."""
+"""Every class of a detection or segmentation run by itself: the best member beside the chosen predictor."""
 
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ MOST_CLASSES = 30
 
 
 class PerClass(Section):
-    """Average precision of each class, the hardest first."""
+    """Average precision, or intersection over union, of each class, the hardest first."""
 
     title: ClassVar[str] = "Classes"
     order: ClassVar[int] = 63
@@ -22,20 +22,21 @@ class PerClass(Section):
         if not contents.per_class:
             return None
         names = list(dict.fromkeys([contents.best_member, contents.chosen]))
-        rows = sorted(
-            contents.per_class, key=lambda row: row["average_precision"].get(names[-1], 0.0)
-        )
+        masks = "pixels" in contents.per_class[0]
+        measure = "intersection_over_union" if masks else "average_precision"
+        rows = sorted(contents.per_class, key=lambda row: row[measure].get(names[-1], 0.0))
         return {
             "names": names,
+            "masks": masks,
             "rows_name": contents.rows_name,
             "num_rows": contents.rows.get("test", 0),
             "left_out": max(0, len(rows) - MOST_CLASSES),
             "rows": [
                 {
                     "name": row["class"],
-                    "objects": row["objects"],
-                    "values": [f"{100 * row['average_precision'][name]:.1f}" for name in names],
-                    "width": round(100 * row["average_precision"][names[-1]], 1),
+                    "counted": row["pixels" if masks else "objects"],
+                    "values": [f"{100 * row[measure][name]:.1f}" for name in names],
+                    "width": round(100 * row[measure][names[-1]], 1),
                 }
                 for row in rows[:MOST_CLASSES]
             ],

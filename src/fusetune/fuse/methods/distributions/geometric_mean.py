@@ -9,10 +9,12 @@ import numpy as np
 from fusetune.errors import InvalidValue
 from fusetune.fuse.forms import known_classes
 from fusetune.fuse.log_opinion import LogAverage
+from fusetune.fuse.mask_fusion import PixelWise
 from fusetune.fuse.method import FusionMethod
 from fusetune.fuse.per_label import PerLabel, fit_per_label
 from fusetune.metric import Metric
 from fusetune.predictions.kinds import Array, Kind, Marginals, Probabilities
+from fusetune.predictions.masks import Masks
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
 
@@ -32,7 +34,7 @@ class GeometricMean(FusionMethod[Any]):
     probability near 0 outweighs all other members.
 
     Multi-label probabilities are fused label by label, each a pool of the outcomes yes and no: the
-    sigmoid of the mean logit.
+    sigmoid of the mean logit. Masks are fused pixel by pixel.
 
     Args:
         smoothing: Share of each row spread evenly over the member's classes before the logarithm,
@@ -48,7 +50,7 @@ class GeometricMean(FusionMethod[Any]):
 
     smoothing: float = 1e-3
 
-    accepts: ClassVar[frozenset[type[Kind]]] = frozenset({Probabilities, Marginals})
+    accepts: ClassVar[frozenset[type[Kind]]] = frozenset({Probabilities, Marginals, Masks})
     needs_targets: ClassVar[bool] = False
     fit_copies: ClassVar[float] = 0.0
 
@@ -67,15 +69,16 @@ class GeometricMean(FusionMethod[Any]):
         metric: Metric[Any],
         *,
         sample_weights_N: Array | None = None,
-    ) -> LogAverage | PerLabel:
+    ) -> LogAverage | PerLabel | PixelWise:
         """Which members take part; nothing else is read."""
         if isinstance(stack.parts[0], Marginals):
             return fit_per_label(self, stack, targets, metric, sample_weights_N)
         classes = known_classes(stack.parts, stack.classes)
-        return LogAverage(
+        average = LogAverage(
             members=stack.members,
             classes=classes,
             weights_M=np.full(len(stack.members), 1 / len(stack.members)),
             biases_C=np.zeros(len(classes)),
             smoothing=self.smoothing,
         )
+        return PixelWise(fusion=average) if isinstance(stack.parts[0], Masks) else average

@@ -18,6 +18,7 @@ from fusetune.fuse.final_estimators import (
 )
 from fusetune.fuse.forms import WeightedAverage, fit_weights
 from fusetune.fuse.log_opinion import usual_smoothing
+from fusetune.fuse.mask_fitting import fit_on_pixels
 from fusetune.fuse.method import Fusion, FusionMethod
 from fusetune.fuse.per_label import fit_per_label
 from fusetune.fuse.stack_inputs import StackInputs
@@ -25,6 +26,7 @@ from fusetune.fuse.threads import one_thread
 from fusetune.metric import Metric
 from fusetune.predictions.folds import stratified_folds
 from fusetune.predictions.kinds import Array, Kind, Marginals, Probabilities, Values
+from fusetune.predictions.masks import Masks
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
 
@@ -51,7 +53,8 @@ class Stacking(FusionMethod[Any]):
     least squares, not shrunk. Negative probabilities become 0, and rows are divided by their sums. Any scikit-learn estimator
     is fitted on the inputs as it is; linear ones are saved as arrays, others work in memory only.
 
-    Multi-label probabilities are stacked label by label, each as the classes no and yes.
+    Multi-label probabilities are stacked label by label, each as the classes no and yes. For masks,
+    some 32,000 pixels are the rows, and the estimator is applied to every pixel.
 
     One member alone, or members that all say the same, pass through (unless features are passed
     through too): there is nothing to fuse, and to correct a single model is a calibrator's work.
@@ -98,7 +101,7 @@ class Stacking(FusionMethod[Any]):
     choosing_rows: int = 1000
     seed: int = 0
 
-    accepts: ClassVar[frozenset[type[Kind]]] = frozenset({Probabilities, Marginals, Values})
+    accepts: ClassVar[frozenset[type[Kind]]] = frozenset({Probabilities, Marginals, Values, Masks})
     quantiles: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -140,9 +143,10 @@ class Stacking(FusionMethod[Any]):
         sample_weights_N: Array | None = None,
     ) -> Fusion[Any]:
         """The final estimator; fitted to log-loss or squared error, so the metric is not read."""
+        if isinstance(stack.parts[0], Masks):
+            return fit_on_pixels(self, stack, targets, sample_weights_N)
         if isinstance(stack.parts[0], Marginals):
             return fit_per_label(self, stack, targets, metric, sample_weights_N)
-        assert targets is not None
         weights_N = fit_weights(stack, targets, sample_weights_N)
         final, form = self._settled(stack)
         if all_alike(stack) and not self.passthrough:
@@ -164,12 +168,11 @@ class Stacking(FusionMethod[Any]):
             num_folds=folds,
         )
         with one_thread():
-            if final == "logistic":
-                return fit_logistic(inputs, rows, self.penalties)
-            if final == "ridge":
-                return fit_ridge(inputs, rows, self.penalties)
             if final == "nonnegative":
                 return fit_nonnegative(inputs, rows)
+            if isinstance(final, str):
+                shrunk = fit_logistic if final == "logistic" else fit_ridge
+                return shrunk(inputs, rows, self.penalties)
         return fit_estimator(inputs, rows, final)
 
     def _settled(self, stack: Stack[Any]) -> tuple[Any, str]:

@@ -13,7 +13,8 @@ import numpy as np
 from fusetune.errors import InvalidValue
 from fusetune.fuse.column_average import ColumnAverage
 from fusetune.fuse.forms import WeightedAverage, fit_weights, linear_pool
-from fusetune.fuse.method import FusionMethod
+from fusetune.fuse.mask_fitting import fit_on_pixels
+from fusetune.fuse.method import Fusion, FusionMethod
 from fusetune.fuse.selection import Plan, select
 from fusetune.fuse.threads import one_thread
 from fusetune.fuse.weighing import (
@@ -41,6 +42,7 @@ from fusetune.predictions.kinds import (
     Probabilities,
     Values,
 )
+from fusetune.predictions.masks import Masks
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
 
@@ -70,7 +72,8 @@ class WeightedMean(FusionMethod[Any]):
 
     Probabilities are clipped from below at their precision's eps, as in log-loss. A column that a
     member does not have counts as the mean of the members that have it. Quantiles are averaged
-    level by level (Vincentization), with weights that are searched for on the metric.
+    level by level (Vincentization), with weights that are searched for on the metric. For masks, some
+    32,000 pixels are the rows, and the metric is their log-loss.
 
     Do not use it when one member is right where all others are wrong in ways that depend on the
     row: weights are the same for all rows. Without shrinkage, do not use it with fewer holdout rows
@@ -110,7 +113,7 @@ class WeightedMean(FusionMethod[Any]):
     tolerance: float = 1e-9
     seed: int = 0
 
-    accepts: ClassVar[frozenset[type[Kind]]] = frozenset({Probabilities, Marginals, Values})
+    accepts: ClassVar[frozenset[type[Kind]]] = frozenset({Probabilities, Marginals, Values, Masks})
     fit_copies: ClassVar[float] = 5.0
 
     def __post_init__(self) -> None:
@@ -141,8 +144,10 @@ class WeightedMean(FusionMethod[Any]):
         metric: Metric[Any],
         *,
         sample_weights_N: Array | None = None,
-    ) -> WeightedAverage | ColumnAverage:
+    ) -> Fusion[Any]:
         """The best weights by the objective, shrunk as is best for the metric."""
+        if isinstance(stack.parts[0], Masks):
+            return fit_on_pixels(self, stack, targets, sample_weights_N)
         weights_N = fit_weights(stack, targets, sample_weights_N)
         folds_N = np.zeros(len(stack), dtype=np.int64)
         if self.shrink == "auto" and len(stack.members) > 1:

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The masks on which members disagree most: what is true, what each says, what the fusion makes of it.
+
+Shapes: H W pixels.
+"""
+
+import base64
+import io
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fusetune.predictions.kinds import Array
+from fusetune.report.contents import Contents
+from fusetune.report.mask_pictures import DISPUTED, NOTHING
+from fusetune.report.section import Section
+
+__all__ = ["Masks"]
+
+GRAY = (224, 224, 224)  # of pixels of no class; none of the first 200 colors is near it
+
+
+class Masks(Section):
+    """A row of small pictures for each image, classes in colors."""
+
+    title: ClassVar[str] = "Disputed masks"
+    order: ClassVar[int] = 71
+
+    def content(self, contents: Contents) -> dict[str, Any] | None:
+        """None for other kinds."""
+        found = contents.mask_pictures
+        if found is None:
+            return None
+        colors = _colors(len(found.classes))
+        return {
+            "rows_name": contents.rows_name,
+            "chosen_name": contents.chosen,
+            "legend": [
+                {"name": name, "color": "#{:02x}{:02x}{:02x}".format(*colors[index])}
+                for index, name in enumerate(found.classes)
+            ],
+            "rows": [
+                {
+                    "id": name,
+                    "pictures": [
+                        _picture(layer, numbers_HW, colors)
+                        for layer, numbers_HW in zip(found.layers, numbers_LHW, strict=True)
+                    ],
+                }
+                for name, numbers_LHW in found.pictures.items()
+            ],
+        }
+
+
+def _colors(number: int) -> Array:
+    """`(number, 3)` colors that differ: bits of the number spread over red, green and blue.
+
+    Reference:
+        The color map of the Pascal VOC development kit, from its second color on.
+    """
+    numbers = np.arange(1, number + 1)
+    colors = np.zeros((number, 3), dtype=np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colors[:, channel] |= (((numbers >> (3 * bit + channel)) & 1) << (7 - bit)).astype(
+                np.uint8
+            )
+    return colors
+
+
+def _picture(layer: str, numbers_HW: Array, colors: Array) -> dict[str, Any]:
+    """A PNG as a data URI: classes in colors, or dark where many members differ."""
+    from PIL import Image
+
+    image = Image.fromarray(np.ascontiguousarray(numbers_HW.astype(np.uint8)), mode="P")
+    palette = np.full((256, 3), GRAY, dtype=np.uint8)
+    if layer == DISPUTED:
+        most = max(1, int(numbers_HW.max(initial=0)))
+        palette[: most + 1] = np.linspace(245, 20, most + 1)[:, None]
+    else:
+        palette[: len(colors)] = colors[:NOTHING]
+    image.putpalette(palette.ravel().tolist())
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    encoded = base64.b64encode(file.getvalue()).decode("ascii")
+    return {
+        "name": layer,
+        "uri": f"data:image/png;base64,{encoded}",
+        "width": image.width,
+        "height": image.height,
+    }
