@@ -28,6 +28,8 @@ from fusetune.predictions.stack import Stack, rows_of
 from fusetune.predictions.targets import LabelSets, Numbers
 from pools import pool
 
+pytestmark = pytest.mark.slow
+
 NAMES = (
     *("vote", "mean", "median", "geometric_mean", "rank_mean"),
     *("weighted_mean", "greedy_selection", "log_pool", "stacking"),

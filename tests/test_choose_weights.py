@@ -18,6 +18,8 @@ from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import Targets
 from pools import pool
 
+pytestmark = pytest.mark.slow
+
 LINEAR = {"mean": Mean(), "weighted_mean": WeightedMean(), "greedy_selection": GreedySelection()}
 
 

@@ -12,6 +12,8 @@ from fusetune.predictions.kinds import Probabilities
 from fusetune.predictions.targets import Targets
 from pools import pool, pools
 
+pytestmark = pytest.mark.slow
+
 some = settings(max_examples=40, deadline=None)
 
 

@@ -20,6 +20,8 @@ from fusetune.predictions.boxes import Boxes
 from fusetune.predictions.stack import Stack
 from pools import EXAMPLES
 
+pytestmark = pytest.mark.slow
+
 METHODS = {name: one for name, one in discover(FusionMethod).items() if Boxes in one.accepts}
 RESCORING = ("tuned_boxes", "stacked_boxes")  # their scores are their own
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

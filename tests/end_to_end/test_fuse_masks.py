@@ -17,6 +17,8 @@ from fusetune.predictions.masks import Masks
 from fusetune.predictions.pool import Reading, read_pool
 from mask_pools import mask_pool, whole
 
+pytestmark = pytest.mark.slow
+
 METHODS = ["mean", "staple", "weighted_mean"]
 
 

@@ -22,6 +22,8 @@ from fusetune.metrics.roc_auc import RocAuc
 from fusetune.predictions.kinds import Floats, Probabilities
 from fusetune.predictions.targets import Targets
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Score(Metric[Probabilities]):

@@ -15,6 +15,8 @@ from fusetune.metrics.log_loss import LogLoss
 from fusetune.metrics.macro_f1 import MacroF1
 from fusetune.metrics.rmse import Rmse
 
+pytestmark = pytest.mark.slow
+
 
 def losses(rows, seed=0, shift=0.1):
     random = np.random.default_rng(seed)

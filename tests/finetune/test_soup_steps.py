@@ -36,6 +36,8 @@ from fusetune.metrics.log_loss import LogLoss
 from fusetune.predictions.files import read_probabilities
 from fusetune.predictions.targets import Targets
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = FineTune(
     epochs=4,
     batch_size=32,

@@ -29,6 +29,8 @@ from small_runs import (
     weights,
 )
 
+pytestmark = pytest.mark.slow
+
 HEAD_FIRST = replace(SETTINGS, train="head_then_full", head_epochs=2)
 
 

@@ -39,6 +39,8 @@ from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import Targets
 from fusetune.sklearn import FusionClassifier
 
+pytestmark = pytest.mark.slow
+
 LOGISTIC = make_pipeline(StandardScaler(), LogisticRegression())
 TREE = DecisionTreeClassifier(max_depth=3, random_state=0)
 PAIRS = [("logistic", LOGISTIC), ("bayes", GaussianNB()), ("tree", TREE)]

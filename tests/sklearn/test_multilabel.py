@@ -19,6 +19,8 @@ from fusetune.errors import InvalidValue
 from fusetune.metrics.multilabel_macro_f1 import MultilabelMacroF1
 from fusetune.sklearn import FusionClassifier
 
+pytestmark = pytest.mark.slow
+
 FOREST = RandomForestClassifier(10, max_depth=4, random_state=0)
 REST = OneVsRestClassifier(LogisticRegression())
 PAIRS = [("forest", FOREST), ("rest", REST)]

@@ -18,6 +18,8 @@ from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import Numbers
 from fusetune.sklearn import FusionRegressor
 
+pytestmark = pytest.mark.slow
+
 TREE = DecisionTreeRegressor(max_depth=3, random_state=0)
 PAIRS = [("ridge", Ridge(0.1)), ("tree", TREE), ("svr", SVR())]
 

@@ -23,6 +23,8 @@ from fusetune.predictions.targets import LabelSets, Numbers
 from fusetune.stages import streaming, survey
 from pools import pool
 
+pytestmark = pytest.mark.slow
+
 METHODS = ["mean", "vote", "weighted_mean", "greedy_selection", "geometric_mean"]
 # What only a run in memory measures, for it takes all rows at once, and what no two runs share.
 WHOLE_ONLY = {

@@ -38,6 +38,8 @@ from fusetune.members.sources.transformers import Transformers
 from fusetune.predictions.targets import Targets
 from fusetune.values import build
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("ant", "bee", "cat")
 NAMES = {0: "cat", 1: "ant", 2: "bee"}
 HALF = (0.5, 0.5, 0.5)
