@@ -13,7 +13,7 @@ from fusetune.metric import Metric
 from fusetune.predictions.kinds import Floats, Kind
 from fusetune.predictions.label_maps import LabelMaps
 from fusetune.predictions.masks import Masks
-from fusetune.predictions.tallies import class_tallies
+from fusetune.predictions.tallies import mean_ratios, tally_statistics
 
 __all__ = ["MeanDice"]
 
@@ -43,19 +43,9 @@ class MeanDice(Metric[Masks]):
 
     def statistics(self, prediction: Masks, targets: LabelMaps) -> Floats:
         """`(N, 3 C)` pixels: rightly called so, called so, truly so, of each class."""
-        assert np.array_equal(prediction.ids, targets.ids), "prediction and targets differ in rows"
-        return (
-            class_tallies(prediction, targets)
-            .reshape(len(prediction), 3 * len(targets.classes))
-            .astype(np.float64)
-        )
+        return tally_statistics(prediction, targets)
 
     def values(self, statistics_NS: Floats, weights_RN: Floats) -> Floats:
         """`(R,)` means over the classes that occur in the resample."""
-        pixels_RT = weights_RN @ statistics_NS
-        right_RC, called_RC, true_RC = np.split(pixels_RT, 3, axis=1)
-        either_RC = called_RC + true_RC
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratios_RC = np.where(either_RC > 0, 2 * right_RC / either_RC, 0.0)
-            means_R: Floats = ratios_RC.sum(axis=1) / (either_RC > 0).sum(axis=1)
-        return means_R
+        right_RC, called_RC, true_RC = np.split(weights_RN @ statistics_NS, 3, axis=1)
+        return mean_ratios(2 * right_RC, called_RC + true_RC)

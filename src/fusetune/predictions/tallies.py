@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pixels counted by class: what every metric of segmentation is made of.
 
-Shapes: N rows, C classes of the truth, H W pixels.
+Shapes: N rows, C classes of the truth, H W pixels, R resamples.
 """
 
 import weakref
@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fusetune.predictions.kinds import Floats
 from fusetune.predictions.label_maps import LabelMaps, Labels
 from fusetune.predictions.masks import Mask, Masks
 
-__all__ = ["class_tallies", "confusion_of", "decided_of"]
+__all__ = ["class_tallies", "confusion_of", "decided_of", "mean_ratios", "tally_statistics"]
 
 Integers = npt.NDArray[np.int64]
 
@@ -44,6 +45,21 @@ def class_tallies(prediction: Masks, targets: LabelMaps) -> Integers:
             _KEPT[mask] = kept
         tallies[row] = kept[1]
     return tallies
+
+
+def tally_statistics(prediction: Masks, targets: LabelMaps) -> Floats:
+    """`(N, 3 C)` pixels: rightly called so, called so, truly so, of each class."""
+    assert np.array_equal(prediction.ids, targets.ids), "prediction and targets differ in rows"
+    tallies_N3C = class_tallies(prediction, targets)
+    return tallies_N3C.reshape(len(prediction), 3 * len(targets.classes)).astype(np.float64)
+
+
+def mean_ratios(parts_RC: Floats, wholes_RC: Floats) -> Floats:
+    """`(R,)` means of part / whole over the classes whose whole is not 0; NaN without such."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios_RC = np.where(wholes_RC > 0, parts_RC / wholes_RC, 0.0)
+        means_R: Floats = ratios_RC.sum(axis=1) / (wholes_RC > 0).sum(axis=1)
+    return means_R
 
 
 def confusion_of(
