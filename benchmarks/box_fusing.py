@@ -25,9 +25,9 @@ from fusetune.fuse.methods.boxes.weighted_boxes import WeightedBoxes
 from fusetune.metric import Metric
 from fusetune.metrics.coco_map import CocoMap
 from fusetune.plugins import discover
-from fusetune.predictions.boxes import Boxes
-from fusetune.predictions.detections import write_boxes
-from fusetune.predictions.objects import Objects
+from fusetune.predictions.detection.boxes import Boxes
+from fusetune.predictions.detection.detections import write_boxes
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.ragged import offsets_of
 from fusetune.predictions.stack import Stack
 
@@ -37,7 +37,7 @@ ONCE = """
 import time; begun = time.perf_counter(), time.process_time()
 import numpy as np
 from fusetune.fuse.methods.boxes.weighted_boxes import WeightedBoxes
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.stack import Stack
 one = Boxes(["a"], ("x",), [0, 1], np.array([[0.0, 0.0, 1.0, 1.0]]), [0.5], [0])
 stack = Stack.align({"one": one, "two": one})

@@ -18,7 +18,7 @@ import yaml
 from fusetune import run
 from fusetune.data.prepare import load_prepared
 from fusetune.metrics.coco_map import CocoMap
-from fusetune.predictions.detections import read_boxes
+from fusetune.predictions.detection.detections import read_boxes
 from fusetune.predictions.stack import rows_of
 
 RESAMPLES = 1000

@@ -38,8 +38,8 @@ from torchvision import transforms
 from fusetune.data.inputs import PixelImages, decode
 from fusetune.finetune.engine import Plan, Split
 from fusetune.finetune.objectives.classification import Classification
+from fusetune.finetune.pytorch.loop import Training
 from fusetune.finetune.settings import Augmentation, FineTune, Optimizer, Schedule
-from fusetune.finetune.torch_loop import Training
 from fusetune.members.member import Member, Preprocess
 from fusetune.predictions.targets import Targets
 

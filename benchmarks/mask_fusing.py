@@ -26,8 +26,8 @@ from fusetune.fuse.forms import WeightedAverage
 from fusetune.fuse.method import FusionMethod
 from fusetune.metrics.mean_iou import MeanIou
 from fusetune.plugins import find
-from fusetune.predictions.mask_files import FileMask
-from fusetune.predictions.masks import ArrayMask, Mask, Masks
+from fusetune.predictions.segmentation.files import FileMask
+from fusetune.predictions.segmentation.masks import ArrayMask, Mask, Masks
 from fusetune.predictions.stack import Stack
 
 SHAPE = (19, 1024, 2048)

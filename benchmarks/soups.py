@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 
 from fusetune import run
 from fusetune.data.prepare import load_prepared
-from fusetune.finetune import torch_statistics
 from fusetune.finetune.batches import PixelStore, augmented
 from fusetune.finetune.engine import Split
 from fusetune.finetune.engines.torch import Torch
 from fusetune.finetune.objectives.classification import Classification
+from fusetune.finetune.pytorch import statistics as torch_statistics
 from fusetune.finetune.randomness import row_keys
 from fusetune.finetune.settings import Augmentation
 from fusetune.finetune.steps import member_with

@@ -4,8 +4,8 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from fusetune.predictions.boxes import Boxes
-from fusetune.predictions.objects import Objects
+from fusetune.predictions.detection.boxes import Boxes
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.ragged import offsets_of
 from fusetune.predictions.stack import Stack
 

@@ -4,8 +4,8 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from fusetune.predictions.label_maps import LabelMaps
-from fusetune.predictions.masks import Masks
+from fusetune.predictions.segmentation.label_maps import LabelMaps
+from fusetune.predictions.segmentation.masks import Masks
 from fusetune.predictions.stack import Stack
 
 NAMES = ("road", "sky", "tree", "car")

@@ -108,8 +108,8 @@ def assert_resumes(
         teacher: What a teacher says of the train rows.
     """
     whole, history = finetune(work / "whole", settings, teacher=teacher)
-    monkeypatch.setattr("fusetune.finetune.torch_loop.CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("fusetune.finetune.torch_loop.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("fusetune.finetune.pytorch.loop.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("fusetune.finetune.pytorch.loop.REPORT_SECONDS", 0.0)
     for epoch in stops:
         for at_end in (False, True):
 

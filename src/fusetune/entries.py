@@ -16,7 +16,7 @@ from fusetune.finetune.soup_entry import SoupOf, check_soup, names_of
 from fusetune.fuse.soup import Soup
 from fusetune.members.source import Source
 from fusetune.plugins import find
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.stack import RESERVED_MEMBERS
 from fusetune.task import Task
 from fusetune.values import build, build_plugin, mapping, merged, plain, short, text

@@ -16,7 +16,7 @@ from fusetune.fuse.method import Fusion, FusionMethod
 from fusetune.metrics.coco_map import CocoMap
 from fusetune.metrics.coco_map50 import CocoMap50
 from fusetune.plugins import discover
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.stack import Stack
 from pools import EXAMPLES
 
@@ -199,7 +199,7 @@ def test_no_rows_no_boxes_and_no_classes_are_fused_to_none(method):
 
 @every_method
 def test_rows_do_not_depend_on_those_beside_them(method, monkeypatch):
-    from fusetune.fuse import box_pool as blocks
+    from fusetune.fuse.detection import pool as blocks
 
     stack, targets = box_pool()
     fusion = method().fit(stack, targets, CocoMap())

@@ -16,7 +16,7 @@ from fusetune.fuse.methods.masks.label_voting import LabelVoting
 from fusetune.metrics.mean_iou import MeanIou
 from fusetune.metrics.pixel_accuracy import PixelAccuracy
 from fusetune.plugins import discover
-from fusetune.predictions.masks import Masks, check_mask
+from fusetune.predictions.segmentation.masks import Masks, check_mask
 from fusetune.predictions.stack import Stack
 from mask_pools import labels_of, mask_pool, mask_pools, same_bits, whole
 from pools import EXAMPLES

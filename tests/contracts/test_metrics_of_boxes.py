@@ -13,7 +13,7 @@ from fusetune.evaluate.compare import bootstrap_gain
 from fusetune.evaluate.significance import permutation_p
 from fusetune.metric import Metric, same_width
 from fusetune.plugins import discover
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
 from pools import EXAMPLES
 
 METRICS = {name: metric() for name, metric in discover(Metric).items() if Boxes in metric.accepts}

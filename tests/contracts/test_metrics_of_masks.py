@@ -10,8 +10,8 @@ from fusetune.evaluate.compare import bootstrap_gain
 from fusetune.evaluate.significance import permutation_p
 from fusetune.metric import Metric
 from fusetune.plugins import discover
-from fusetune.predictions.label_maps import LabelMaps
-from fusetune.predictions.masks import Masks
+from fusetune.predictions.segmentation.label_maps import LabelMaps
+from fusetune.predictions.segmentation.masks import Masks
 from mask_pools import mask_pool, mask_pools, whole
 from pools import EXAMPLES
 

@@ -12,7 +12,7 @@ import pytest
 from fusetune.data.dataset import Dataset
 from fusetune.errors import DataError, FusetuneError
 from fusetune.plugins import discover, plugin_names
-from fusetune.predictions.objects import Objects
+from fusetune.predictions.detection.objects import Objects
 
 SOURCES = plugin_names(Dataset)
 OF_OBJECTS = ("boxes", "scenes")

@@ -10,8 +10,8 @@ import yaml
 
 from fusetune.data.datasets.scenes import Scenes
 from fusetune.errors import RecipeError
-from fusetune.predictions.detections import read_boxes
-from fusetune.predictions.objects import Objects
+from fusetune.predictions.detection.detections import read_boxes
+from fusetune.predictions.detection.objects import Objects
 from fusetune.recipe import load_recipe
 from support import fusetune
 

@@ -13,7 +13,7 @@ import pytest
 from box_pools import as_sets, box_pool
 from fusetune import fuse_files, load
 from fusetune.errors import InvalidValue, MisalignedMembers, MissingExtra, PredictionError
-from fusetune.predictions.detections import write_boxes
+from fusetune.predictions.detection.detections import write_boxes
 from fusetune.predictions.pool import Reading, read_pool
 from support import fusetune
 

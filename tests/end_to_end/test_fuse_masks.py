@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 import fusetune
 from fusetune.cli.main import app
 from fusetune.metrics.mean_iou import MeanIou
-from fusetune.predictions.mask_files import write_masks
-from fusetune.predictions.masks import Masks
 from fusetune.predictions.pool import Reading, read_pool
+from fusetune.predictions.segmentation.files import write_masks
+from fusetune.predictions.segmentation.masks import Masks
 from mask_pools import mask_pool, whole
 
 pytestmark = pytest.mark.slow

@@ -9,9 +9,9 @@ import torch
 
 from fusetune.errors import InvalidValue
 from fusetune.finetune.objectives.classification import Classification
+from fusetune.finetune.pytorch.augment import MIXUP, augmented, epoch_draws, mixed, partners
 from fusetune.finetune.randomness import row_keys
 from fusetune.finetune.settings import Augmentation, FineTune
-from fusetune.finetune.torch_augment import MIXUP, augmented, epoch_draws, mixed, partners
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)

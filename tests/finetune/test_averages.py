@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from fusetune.errors import InvalidValue
+from fusetune.finetune.pytorch.averages import Averages
 from fusetune.finetune.settings import FineTune
-from fusetune.finetune.torch_averages import Averages
 from small_runs import SETTINGS, assert_resumes, finetune, untimed, validation_loss, weights
 
 

@@ -89,7 +89,7 @@ def test_features_of_the_batches_that_training_sees_give_the_same_bits(
 ) -> None:
     settings = replace(PLAIN, batch_size=len(SPLITS[0].ids), epochs=3)
     monkeypatch.setattr(  # rows in one order, in both: sums over a batch then are in one order
-        "fusetune.finetune.torch_loop.epoch_order", lambda keys, *_, **__: np.arange(len(keys))
+        "fusetune.finetune.pytorch.loop.epoch_order", lambda keys, *_, **__: np.arange(len(keys))
     )
     slow, _ = finetune(tmp_path / "slow", settings)
     monkeypatch.setattr("small_runs.SPLITS", with_features())

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from fusetune.finetune.torch_convolutions import one_position_products
+from fusetune.finetune.pytorch.convolutions import one_position_products
 
 ONE_POSITION = [
     (nn.Conv2d(5, 7, 3, padding=1), 1),

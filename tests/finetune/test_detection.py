@@ -21,7 +21,7 @@ from fusetune.members.member import Member, PreprocessOverride
 from fusetune.members.sources.mini import Mini
 from fusetune.members.sources.mini_detection import MiniDetection
 from fusetune.metrics.coco_map import CocoMap
-from fusetune.predictions.objects import Objects
+from fusetune.predictions.detection.objects import Objects
 from small_runs import Stopped, untimed, weights
 
 TRUTH = Objects(
@@ -124,8 +124,8 @@ def test_a_stopped_run_ends_with_the_same_bytes(
     settings = replace(SETTINGS, train=train, **more)
     whole, history = finetune(tmp_path / "whole", settings)
     assert [set(one) >= {"validation_coco_map"} for one in history.epochs] == [True] * 3
-    monkeypatch.setattr("fusetune.finetune.torch_loop.CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("fusetune.finetune.torch_loop.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("fusetune.finetune.pytorch.loop.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("fusetune.finetune.pytorch.loop.REPORT_SECONDS", 0.0)
     steps = []
 
     def stop(event: Mapping[str, Any]) -> None:

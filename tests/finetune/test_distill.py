@@ -19,10 +19,10 @@ from fusetune.finetune.objective import Objective
 from fusetune.finetune.objectives.classification import Classification
 from fusetune.finetune.objectives.multilabel import Multilabel
 from fusetune.finetune.objectives.regression import Regression
+from fusetune.finetune.pytorch.augment import partners
+from fusetune.finetune.pytorch.distill import Lessons
+from fusetune.finetune.pytorch.loop import Training
 from fusetune.finetune.settings import Augmentation, Distill, FineTune, Optimizer
-from fusetune.finetune.torch_augment import partners
-from fusetune.finetune.torch_distill import Lessons
-from fusetune.finetune.torch_loop import Training
 from fusetune.predictions.targets import LabelSets, Numbers
 from fusetune.recipe import load_recipe
 from small_runs import CLASSES, SETTINGS, SPLITS, assert_resumes, finetune, member, untimed, weights

@@ -42,7 +42,7 @@ def test_features_are_what_the_head_makes_logits_of(source) -> None:
 
 
 def test_features_are_pooled_over_positions() -> None:
-    from fusetune.finetune.torch_features import _pooled
+    from fusetune.finetune.pytorch.features import _pooled
 
     maps = torch.arange(24.0).reshape(2, 3, 2, 2)
     conv = torch.nn.Conv2d(3, 1, 1)

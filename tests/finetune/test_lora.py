@@ -16,10 +16,10 @@ from fusetune.errors import InvalidValue, MissingExtra
 from fusetune.finetune.engine import Plan
 from fusetune.finetune.engines.torch import Torch
 from fusetune.finetune.objectives.classification import Classification
+from fusetune.finetune.pytorch.loop import Training
+from fusetune.finetune.pytorch.lora import adaptable, put_adapters
+from fusetune.finetune.pytorch.optimizer import set_trained
 from fusetune.finetune.settings import FineTune, Lora
-from fusetune.finetune.torch_loop import Training
-from fusetune.finetune.torch_lora import adaptable, put_adapters
-from fusetune.finetune.torch_optimizer import set_trained
 from fusetune.members.heads import find_head
 from fusetune.members.member import Member, Preprocess
 from small_runs import (

@@ -20,8 +20,8 @@ from fusetune.finetune.lr_range import (
     trial_rates,
 )
 from fusetune.finetune.objectives.classification import Classification
+from fusetune.finetune.pytorch.loop import Training
 from fusetune.finetune.settings import FineTune, Optimizer
-from fusetune.finetune.torch_loop import Training
 from fusetune.values import build
 from small_runs import (
     SETTINGS,
@@ -102,7 +102,7 @@ def test_the_losses_are_those_of_training_at_these_rates(tmp_path: Path) -> None
 
 
 def test_the_test_leaves_the_training_as_it_was() -> None:
-    from fusetune.finetune.torch_lr_range import find_rate
+    from fusetune.finetune.pytorch.lr_range import find_rate
 
     plan, device = Plan(Classification(), TESTED, 3), torch.device("cpu")
     training = Training(member(), plan, SPLITS, device)

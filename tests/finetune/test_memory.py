@@ -15,8 +15,8 @@ from fusetune.errors import MemberFailed
 from fusetune.finetune.engine import History, Plan, Split
 from fusetune.finetune.engines.torch import Torch
 from fusetune.finetune.objectives.classification import Classification
+from fusetune.finetune.pytorch.memory import is_out_of_memory
 from fusetune.finetune.settings import Augmentation, FineTune, Optimizer
-from fusetune.finetune.torch_memory import is_out_of_memory
 from fusetune.members.member import Member, Preprocess
 from fusetune.predictions.targets import Targets
 

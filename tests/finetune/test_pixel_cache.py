@@ -20,9 +20,9 @@ from fusetune.finetune.batches import PixelStore
 from fusetune.finetune.engine import Plan
 from fusetune.finetune.objectives.classification import Classification
 from fusetune.finetune.pixel_cache import BLOCK, with_pixels
+from fusetune.finetune.pytorch.inputs import Feed
 from fusetune.finetune.settings import FineTune
 from fusetune.finetune.steps import Finetuned, finetune_member, predict_member
-from fusetune.finetune.torch_inputs import Feed
 from fusetune.members.member import Preprocess
 from fusetune.members.sources.mini import Mini
 from fusetune.predictions.targets import Targets

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from fusetune.data.inputs import PixelImages
-from fusetune.finetune import torch_loop, torch_precision
 from fusetune.finetune.engine import Plan, Split
 from fusetune.finetune.objectives.classification import Classification
+from fusetune.finetune.pytorch import loop as torch_loop
+from fusetune.finetune.pytorch import precision as torch_precision
+from fusetune.finetune.pytorch.graphs import StepGraphs
+from fusetune.finetune.pytorch.loop import Training
+from fusetune.finetune.pytorch.precision import chosen_precision
 from fusetune.finetune.settings import FineTune
-from fusetune.finetune.torch_graphs import StepGraphs
-from fusetune.finetune.torch_loop import Training
-from fusetune.finetune.torch_precision import chosen_precision
 from fusetune.members.member import Member, Preprocess
 from fusetune.predictions.targets import Targets
 

@@ -18,8 +18,8 @@ from fusetune.finetune.features import check_linear_head
 from fusetune.finetune.objectives.classification import Classification
 from fusetune.finetune.objectives.multilabel import Multilabel
 from fusetune.finetune.objectives.regression import Regression
+from fusetune.finetune.pytorch.probe import PENALTIES, solve_head
 from fusetune.finetune.settings import Distill, FineTune
-from fusetune.finetune.torch_probe import PENALTIES, solve_head
 from fusetune.predictions.label_sets import LabelSets
 from fusetune.predictions.targets import Numbers, Targets
 from small_runs import CLASSES, SETTINGS, SPLITS, assert_resumes, finetune, member, weights
@@ -50,7 +50,7 @@ def solved(objective: Any, targets: Any, settings: FineTune = PROBE, model: Any 
 @pytest.fixture
 def one_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing to choose."""
-    monkeypatch.setattr("fusetune.finetune.torch_probe.PENALTIES", (PENALTY,))
+    monkeypatch.setattr("fusetune.finetune.pytorch.probe.PENALTIES", (PENALTY,))
 
 
 IDS = np.array([f"r{i}" for i in range(80)])
@@ -111,7 +111,7 @@ def test_validation_rows_choose_the_penalty() -> None:
     losses = {}
     for penalty in PENALTIES:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("fusetune.finetune.torch_probe.PENALTIES", (penalty,))
+            patch.setattr("fusetune.finetune.pytorch.probe.PENALTIES", (penalty,))
             losses[penalty] = solved(Classification(), TARGETS)[0].figures["loss"]
     assert probe.figures["loss"] == pytest.approx(min(losses.values()), rel=1e-3)
     assert min(losses, key=losses.__getitem__) == probe.penalty
@@ -135,7 +135,7 @@ def test_where_all_rows_train_some_are_left_out_to_choose_the_penalty() -> None:
     )
     assert chosen.penalty == probe.penalty
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fusetune.finetune.torch_probe.PENALTIES", (probe.penalty,))
+        patch.setattr("fusetune.finetune.pytorch.probe.PENALTIES", (probe.penalty,))
         whole = member()
         solve_head(whole, replace(plan, only_epochs=None), (every, every), (FEATURES, FEATURES))
     torch.testing.assert_close(made.model.fc.weight, whole.model.fc.weight)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.transforms import functional as tv
 
-from fusetune.finetune.torch_rand_augment import OPERATIONS, operated, rand_augmented
+from fusetune.finetune.pytorch.rand_augment import OPERATIONS, operated, rand_augmented
 
 RNG = np.random.default_rng(0)
 SMOOTH = RNG.integers(0, 256, (6, 4, 4, 3), dtype=np.uint8).repeat(6, 1).repeat(6, 2)

@@ -9,8 +9,8 @@ from torch import nn
 
 import fusetune as package
 from fusetune.errors import InvalidValue
+from fusetune.finetune.pytorch.optimizer import default_lr
 from fusetune.finetune.settings import FineTune, Optimizer
-from fusetune.finetune.torch_optimizer import default_lr
 from fusetune.values import read_yaml
 from support import SHORT
 

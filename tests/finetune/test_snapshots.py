@@ -102,7 +102,7 @@ def test_a_run_out_of_time_gives_the_snapshots_that_it_has(
         return self.stopped is not None
 
     monkeypatch.setattr(Stopwatch, "is_over", is_over)
-    monkeypatch.setattr("fusetune.finetune.torch_loop.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("fusetune.finetune.pytorch.loop.REPORT_SECONDS", 0.0)
     made = member()
     plan = Plan(Classification(), CYCLES, seed=3, budget=Budget(0.0, 1))
     history = Torch().finetune(made, plan, SPLITS, tmp_path, lambda event: None)

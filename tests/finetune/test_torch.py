@@ -15,9 +15,9 @@ from fusetune.errors import MemberFailed
 from fusetune.finetune.engine import Plan, Split
 from fusetune.finetune.engines.torch import Torch
 from fusetune.finetune.objectives.classification import Classification
+from fusetune.finetune.pytorch.checkpoint import State, read_checkpoint, write_checkpoint
+from fusetune.finetune.pytorch.inputs import ModelInput
 from fusetune.finetune.settings import Augmentation, FineTune, Optimizer, Schedule
-from fusetune.finetune.torch_checkpoint import State, read_checkpoint, write_checkpoint
-from fusetune.finetune.torch_inputs import ModelInput
 from fusetune.members.member import Preprocess
 from fusetune.predictions.targets import Targets
 from small_runs import (
@@ -102,8 +102,8 @@ def test_a_run_stopped_within_an_epoch_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = finetune(tmp_path / "whole")
-    monkeypatch.setattr("fusetune.finetune.torch_loop.CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("fusetune.finetune.torch_loop.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("fusetune.finetune.pytorch.loop.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("fusetune.finetune.pytorch.loop.REPORT_SECONDS", 0.0)
     steps = []
 
     def stop(event: Mapping[str, Any]) -> None:
@@ -134,8 +134,8 @@ def test_a_run_with_every_augmentation_stopped_within_an_epoch_ends_with_the_sam
 ) -> None:
     settings = replace(SETTINGS, epochs=2, augmentation=EVERYTHING, label_smoothing=0.1)
     whole, _ = finetune(tmp_path / "whole", settings)
-    monkeypatch.setattr("fusetune.finetune.torch_loop.CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("fusetune.finetune.torch_loop.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("fusetune.finetune.pytorch.loop.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("fusetune.finetune.pytorch.loop.REPORT_SECONDS", 0.0)
 
     def stop(event: Mapping[str, Any]) -> None:
         if event["epoch"] == 2 and event["done"] > 0.75:

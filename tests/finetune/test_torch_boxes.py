@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from fusetune.finetune.pytorch.augment import augmented, epoch_draws
+from fusetune.finetune.pytorch.boxes import moved_objects
 from fusetune.finetune.randomness import row_keys
 from fusetune.finetune.settings import Augmentation
-from fusetune.finetune.torch_augment import augmented, epoch_draws
-from fusetune.finetune.torch_boxes import moved_objects
 
 HEIGHT, WIDTH, ROWS = 40, 60, 64
 KEYS = row_keys(np.array([f"r{n}" for n in range(ROWS)]))

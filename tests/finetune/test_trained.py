@@ -12,10 +12,10 @@ from torch import nn
 from fusetune.errors import InvalidValue
 from fusetune.finetune.engine import Plan
 from fusetune.finetune.objectives.classification import Classification
+from fusetune.finetune.pytorch.layers import depths
+from fusetune.finetune.pytorch.loop import Training
+from fusetune.finetune.pytorch.optimizer import parameter_groups, set_trained
 from fusetune.finetune.settings import FineTune, Lora, Optimizer, Schedule
-from fusetune.finetune.torch_layers import depths
-from fusetune.finetune.torch_loop import Training
-from fusetune.finetune.torch_optimizer import parameter_groups, set_trained
 from fusetune.members.member import Member
 from small_runs import (
     CLASSES,

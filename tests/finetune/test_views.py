@@ -10,7 +10,7 @@ import torch
 from fusetune.data.inputs import PixelImages
 from fusetune.errors import InvalidValue
 from fusetune.finetune.engines.torch import Torch
-from fusetune.finetune.torch_views import prediction_views
+from fusetune.finetune.pytorch.views import prediction_views
 from fusetune.members.member import Member, PreprocessOverride
 from small_runs import PREPROCESS, SPLITS, member
 

@@ -11,7 +11,7 @@ from fusetune.fuse.methods.boxes.non_maximum_weighted import NonMaximumWeighted
 from fusetune.fuse.methods.boxes.soft_nms import SoftNms
 from fusetune.fuse.methods.boxes.weighted_boxes import WeightedBoxes
 from fusetune.metrics.coco_map import CocoMap
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.stack import Stack
 
 ONE, SHIFTED, FAR = [0, 0, 10, 10], [0, 0, 10, 8], [50, 50, 60, 60]  # the first two overlap by 0.8

@@ -9,14 +9,14 @@ import json
 import numpy as np
 import pytest
 
-from fusetune.fuse.box_fusion import clusters_of, confidences
-from fusetune.fuse.box_pool import pooled
+from fusetune.fuse.detection.fusion import clusters_of, confidences
+from fusetune.fuse.detection.pool import pooled
 from fusetune.fuse.methods.boxes.nms import Nms
 from fusetune.fuse.methods.boxes.non_maximum_weighted import NonMaximumWeighted
 from fusetune.fuse.methods.boxes.soft_nms import SoftNms
 from fusetune.fuse.methods.boxes.weighted_boxes import WeightedBoxes
 from fusetune.metrics.coco_map import CocoMap
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.stack import Stack
 
 PLANE = ("weighted_boxes_fusion", "nms", "soft_nms", "non_maximum_weighted")

@@ -9,13 +9,19 @@ from sklearn.linear_model import LogisticRegression
 
 from box_pools import as_sets, box_pool
 from fusetune.errors import InvalidValue
-from fusetune.fuse.box_scores import class_curves, fit_logistic, logits_of, quality_of, squashed
+from fusetune.fuse.detection.scores import (
+    class_curves,
+    fit_logistic,
+    logits_of,
+    quality_of,
+    squashed,
+)
 from fusetune.fuse.methods.boxes.stacked_boxes import StackedBoxes
 from fusetune.fuse.methods.boxes.tuned_boxes import TunedBoxes
 from fusetune.fuse.methods.boxes.weighted_boxes import WeightedBoxes
 from fusetune.metrics.coco_map import CocoMap
-from fusetune.predictions.boxes import Boxes
-from fusetune.predictions.objects import Objects
+from fusetune.predictions.detection.boxes import Boxes
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.stack import Stack
 
 

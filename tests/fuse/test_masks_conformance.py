@@ -11,7 +11,7 @@ from fusetune.fuse.methods.masks.label_voting import LabelVoting
 from fusetune.fuse.methods.masks.staple import Staple
 from fusetune.fuse.raters import combinations, rate
 from fusetune.metrics.mean_iou import MeanIou
-from fusetune.predictions.masks import Masks
+from fusetune.predictions.segmentation.masks import Masks
 from fusetune.predictions.stack import Stack
 
 UNDECIDED = 255

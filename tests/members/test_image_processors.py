@@ -12,7 +12,7 @@ import transformers
 from fusetune.data.inputs import PixelImages
 from fusetune.errors import InvalidValue
 from fusetune.finetune.batches import PixelStore
-from fusetune.finetune.torch_inputs import ModelInput
+from fusetune.finetune.pytorch.inputs import ModelInput
 from fusetune.members.image_processors import preprocess_of
 
 OTHER = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}

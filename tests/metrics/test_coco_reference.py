@@ -9,10 +9,10 @@ import pytest
 from fusetune.errors import PredictionError
 from fusetune.metric import Metric
 from fusetune.plugins import find
-from fusetune.predictions.annotations import read_annotations
-from fusetune.predictions.boxes import Boxes
-from fusetune.predictions.detections import boxes_of, read_found
-from fusetune.predictions.objects import Objects
+from fusetune.predictions.detection.annotations import read_annotations
+from fusetune.predictions.detection.boxes import Boxes
+from fusetune.predictions.detection.detections import boxes_of, read_found
+from fusetune.predictions.detection.objects import Objects
 
 ORDER = [
     *("coco_map", "coco_map50", "coco_map75"),

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 
 from box_pools import as_sets, box_pool, box_pools, same_bits
 from fusetune.errors import PredictionError
-from fusetune.predictions.boxes import Boxes
-from fusetune.predictions.objects import Objects
+from fusetune.predictions.detection.boxes import Boxes
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.stack import Stack
 from pools import EXAMPLES
 

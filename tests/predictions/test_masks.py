@@ -13,11 +13,11 @@ from fusetune.fuse.methods.distributions.mean import Mean
 from fusetune.fuse.methods.distributions.weighted_mean import WeightedMean
 from fusetune.metrics.boundary_f1 import BoundaryF1
 from fusetune.metrics.mean_iou import MeanIou
-from fusetune.predictions.label_maps import ArrayLabels, LabelMaps, LabelMask
-from fusetune.predictions.mask_files import FileMask, write_masks
-from fusetune.predictions.masks import ArrayMask, FusedMask, Mask, Masks, Rule
-from fusetune.predictions.pixels import chosen_places, pixel_rows, sampled_masks
-from fusetune.predictions.resampled import ResampledMask
+from fusetune.predictions.segmentation.files import FileMask, write_masks
+from fusetune.predictions.segmentation.label_maps import ArrayLabels, LabelMaps, LabelMask
+from fusetune.predictions.segmentation.masks import ArrayMask, FusedMask, Mask, Masks, Rule
+from fusetune.predictions.segmentation.pixels import chosen_places, pixel_rows, sampled_masks
+from fusetune.predictions.segmentation.resampled import ResampledMask
 from fusetune.predictions.stack import Stack
 from mask_pools import mask_pool, whole
 

@@ -19,8 +19,8 @@ from fusetune.fuse.reweighted import Reweighted, class_shares, reweighted
 from fusetune.metric import Metric
 from fusetune.metrics.mean_iou import MeanIou
 from fusetune.predictions.kinds import Array, Columnar, Floats, Kind, Probabilities
-from fusetune.predictions.masks import Masks
-from fusetune.predictions.pixels import sampled_masks, sampled_truth
+from fusetune.predictions.segmentation.masks import Masks
+from fusetune.predictions.segmentation.pixels import sampled_masks, sampled_truth
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets, Targets
 

@@ -14,9 +14,9 @@ from fusetune.errors import InvalidValue
 from fusetune.fuse.forms import WeightedAverage, fit_weights
 from fusetune.fuse.method import FusionMethod
 from fusetune.metric import Metric
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.kinds import Array, Kind, Marginals, Probabilities, Values
-from fusetune.predictions.masks import Masks
+from fusetune.predictions.segmentation.masks import Masks
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
 

@@ -20,7 +20,7 @@ from fusetune.errors import InvalidValue, PredictionError, counted, unknown_name
 from fusetune.fuse.forms import fit_weights, linear_pool, over_classes
 from fusetune.fuse.method import Fusion
 from fusetune.metric import Metric
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.folds import stratified_folds
 from fusetune.predictions.kinds import Array, Floats, Kind
 from fusetune.predictions.stack import Stack

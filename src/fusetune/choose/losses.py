@@ -8,8 +8,8 @@ import numpy as np
 
 from fusetune.metrics.log_loss import LogLoss
 from fusetune.predictions.kinds import Floats, Kind, Marginals, Probabilities, Values
-from fusetune.predictions.masks import Masks
-from fusetune.predictions.pixels import pixel_rows
+from fusetune.predictions.segmentation.masks import Masks
+from fusetune.predictions.segmentation.pixels import pixel_rows
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
 

@@ -13,7 +13,7 @@ from fusetune.data.inputs import Images
 from fusetune.data.roles import JUDGED_ROLES, ROLES, Strings
 from fusetune.data.stored_truth import arrays_of, contents_of, present_classes
 from fusetune.errors import DataError, counted, name_some
-from fusetune.predictions.objects import Objects
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.targets import GroundTruth, Numbers, Targets
 
 __all__ = [

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from fusetune.data.inputs import Images
 from fusetune.errors import DataError, counted, name_some
 from fusetune.plugins import plugin_name
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import Array, Ids
-from fusetune.predictions.objects import Objects
 from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers
 
 __all__ = ["Dataset", "Rows", "check_ids", "check_path"]

@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 
 from fusetune.errors import DataError, counted, name_some, unknown_name
-from fusetune.predictions.annotations import Annotations
+from fusetune.predictions.detection.annotations import Annotations
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import Floats, as_ids
-from fusetune.predictions.objects import Objects
 from fusetune.predictions.ragged import offsets_of
 from fusetune.predictions.targets import replaced
 

@@ -30,9 +30,9 @@ from fusetune.data.readable import readable_images
 from fusetune.data.roles import JUDGED_ROLES, ROLES, Integers, Roles, Strings, assign_roles
 from fusetune.data.stored_truth import arrays_of, joined, truth_of
 from fusetune.errors import DataError, counted, name_some, unknown_name
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import Ids, Kind, Marginals, Probabilities, Values
-from fusetune.predictions.objects import Objects
 from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Targets
 
 __all__ = ["Prepared", "divide", "load_prepared", "part_folder", "prepare"]

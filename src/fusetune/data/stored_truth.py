@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from fusetune.errors import DataError, name_some
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import Array, Ids
-from fusetune.predictions.objects import Objects
 from fusetune.predictions.ragged import offsets_of
 from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Targets
 

@@ -19,10 +19,10 @@ from fusetune.evaluate.score import scores
 from fusetune.evaluate.significance import enough_permutations, holm, permutation_ps
 from fusetune.metric import Metric
 from fusetune.metrics.expected_calibration_error import ExpectedCalibrationError
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import Floats, Kind, Probabilities
-from fusetune.predictions.label_maps import LabelMaps
-from fusetune.predictions.objects import Objects
-from fusetune.predictions.pixels import pixel_rows
+from fusetune.predictions.segmentation.label_maps import LabelMaps
+from fusetune.predictions.segmentation.pixels import pixel_rows
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import GroundTruth, Numbers, Targets
 

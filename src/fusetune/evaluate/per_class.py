@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from fusetune.predictions.detection.matches import Summary, class_values, match_statistics
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import Kind
-from fusetune.predictions.label_maps import LabelMaps
-from fusetune.predictions.matches import Summary, class_values, match_statistics
-from fusetune.predictions.objects import Objects
-from fusetune.predictions.tallies import class_tallies
+from fusetune.predictions.segmentation.label_maps import LabelMaps
+from fusetune.predictions.segmentation.tallies import class_tallies
 from fusetune.predictions.targets import GroundTruth
 
 __all__ = ["class_results"]

@@ -21,7 +21,7 @@ from fusetune.fuse.state_dicts import state_checksum
 from fusetune.members.member import Member
 from fusetune.members.source import Source
 from fusetune.plugins import find
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.files import write_prediction
 from fusetune.predictions.kinds import Array, Kind
 from fusetune.store.artifact import write_json

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fusetune.fuse.mask_fusion import pooled_masks
 from fusetune.fuse.method import Fusion
+from fusetune.fuse.segmentation.fusion import pooled_masks
 from fusetune.fuse.sums import weighted_sum
 from fusetune.predictions.kinds import Array, Columnar, Floats, Kind, Probabilities
-from fusetune.predictions.masks import Masks
+from fusetune.predictions.segmentation.masks import Masks
 from fusetune.predictions.stack import Stack, known_classes
 from fusetune.predictions.targets import GroundTruth, Targets
 from fusetune.predictions.weights import row_weights

@@ -26,8 +26,8 @@ from fusetune.metrics.log_loss import LogLoss
 from fusetune.metrics.multilabel_log_loss import MultilabelLogLoss
 from fusetune.metrics.rmse import Rmse
 from fusetune.predictions.kinds import Floats, Values
-from fusetune.predictions.masks import Masks
-from fusetune.predictions.pixels import pixel_rows
+from fusetune.predictions.segmentation.masks import Masks
+from fusetune.predictions.segmentation.pixels import pixel_rows
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
 

@@ -13,9 +13,9 @@ import numpy as np
 from fusetune.errors import InvalidValue
 from fusetune.metric import Metric, weighted_means
 from fusetune.predictions.kinds import Array, Floats, Kind
-from fusetune.predictions.label_maps import LabelMaps
-from fusetune.predictions.masks import Mask, Masks
-from fusetune.predictions.tallies import decided_of
+from fusetune.predictions.segmentation.label_maps import LabelMaps
+from fusetune.predictions.segmentation.masks import Mask, Masks
+from fusetune.predictions.segmentation.tallies import decided_of
 
 __all__ = ["BoundaryF1"]
 

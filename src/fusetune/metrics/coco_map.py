@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fusetune.metric import Metric
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
+from fusetune.predictions.detection.matches import Summary, match_statistics, summary_values
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import Floats, Kind
-from fusetune.predictions.matches import Summary, match_statistics, summary_values
-from fusetune.predictions.objects import Objects
 
 __all__ = ["CocoMap"]
 
@@ -27,7 +27,7 @@ class CocoMap(Metric[Boxes]):
     not select by it on a few dozen images.
 
     Example:
-        >>> from fusetune.predictions.objects import Objects
+        >>> from fusetune.predictions.detection.objects import Objects
         >>> box = [[0.0, 0.0, 10.0, 10.0]]
         >>> said = Boxes(["a"], ("cat",), [0, 1], [[0.0, 0.0, 10.0, 8.0]], [0.9], [0])
         >>> truth = Objects(said.ids, ("cat",), [0, 1], box, [0])

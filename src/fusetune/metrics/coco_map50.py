@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fusetune.metric import Metric
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
+from fusetune.predictions.detection.matches import Summary, match_statistics, summary_values
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import Floats, Kind
-from fusetune.predictions.matches import Summary, match_statistics, summary_values
-from fusetune.predictions.objects import Objects
 
 __all__ = ["CocoMap50"]
 

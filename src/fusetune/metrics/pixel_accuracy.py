@@ -11,9 +11,9 @@ import numpy as np
 
 from fusetune.metric import Metric
 from fusetune.predictions.kinds import Floats, Kind
-from fusetune.predictions.label_maps import LabelMaps
-from fusetune.predictions.masks import Masks
-from fusetune.predictions.tallies import class_tallies
+from fusetune.predictions.segmentation.label_maps import LabelMaps
+from fusetune.predictions.segmentation.masks import Masks
+from fusetune.predictions.segmentation.tallies import class_tallies
 
 __all__ = ["PixelAccuracy"]
 

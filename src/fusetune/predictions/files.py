@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from fusetune.errors import PredictionError, name_some
-from fusetune.predictions.boxes import Boxes
-from fusetune.predictions.detections import object_columns, read_boxes, write_boxes
+from fusetune.predictions.detection.boxes import Boxes
+from fusetune.predictions.detection.detections import object_columns, read_boxes, write_boxes
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import Array, Columnar, Kind, Marginals, Probabilities, Values
-from fusetune.predictions.label_maps import LabelMaps
-from fusetune.predictions.mask_files import write_masks
-from fusetune.predictions.masks import Masks
-from fusetune.predictions.objects import Objects
+from fusetune.predictions.segmentation.files import write_masks
+from fusetune.predictions.segmentation.label_maps import LabelMaps
+from fusetune.predictions.segmentation.masks import Masks
 from fusetune.predictions.tables import ID, TARGET, Table, named_errors, read_table, write_table
 from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Targets
 

@@ -12,14 +12,14 @@ from typing import Any, Literal
 import numpy as np
 
 from fusetune.errors import InvalidValue, MisalignedMembers, PredictionError, name_some
-from fusetune.predictions.annotations import holds_annotations
-from fusetune.predictions.boxes import Boxes
-from fusetune.predictions.detection_pool import new_boxes, read_detections
+from fusetune.predictions.detection.annotations import holds_annotations
+from fusetune.predictions.detection.boxes import Boxes
+from fusetune.predictions.detection.pool import new_boxes, read_detections
 from fusetune.predictions.kinds import Array, Columnar, Ids, Kind, Probabilities, Values
-from fusetune.predictions.mask_files import holds_masks
-from fusetune.predictions.mask_pool import MaskOptions, new_masks, read_masks
-from fusetune.predictions.masks import Masks
 from fusetune.predictions.reading import Form, infer_form, read_prediction
+from fusetune.predictions.segmentation.files import holds_masks
+from fusetune.predictions.segmentation.masks import Masks
+from fusetune.predictions.segmentation.pool import MaskOptions, new_masks, read_masks
 from fusetune.predictions.stack import RESERVED_MEMBERS, Stack, rows_of
 from fusetune.predictions.tables import named_errors, read_table
 from fusetune.predictions.targets import GroundTruth, Targets

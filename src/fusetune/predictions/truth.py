@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from fusetune.errors import InvalidValue, PredictionError, unknown_name
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import (
     Array,
     Floats,
@@ -21,9 +22,8 @@ from fusetune.predictions.kinds import (
     Probabilities,
     Values,
 )
-from fusetune.predictions.label_maps import LabelMaps
-from fusetune.predictions.masks import Masks
-from fusetune.predictions.objects import Objects
+from fusetune.predictions.segmentation.label_maps import LabelMaps
+from fusetune.predictions.segmentation.masks import Masks
 from fusetune.predictions.tables import ROLE, TARGET, Table, named_errors, read_table
 from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Targets
 

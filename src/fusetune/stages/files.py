@@ -18,13 +18,13 @@ from fusetune.evaluate.verdict import Judged, VerdictRule
 from fusetune.fuse.method import FusionMethod
 from fusetune.metric import Metric, check_kind
 from fusetune.plugins import find
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.files import write_prediction
 from fusetune.predictions.folds import stratified_share
 from fusetune.predictions.kinds import Array, Kind, Marginals, Probabilities, Values
-from fusetune.predictions.label_maps import LabelMaps
-from fusetune.predictions.masks import Masks
 from fusetune.predictions.pool import Pool
+from fusetune.predictions.segmentation.label_maps import LabelMaps
+from fusetune.predictions.segmentation.masks import Masks
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import GroundTruth
 from fusetune.recipe import DEFAULT_CALIBRATOR, Fuse

@@ -22,11 +22,11 @@ from fusetune.evaluate.judge import Candidates, Judge
 from fusetune.fuse.fusion import load_fusion, save_fusion
 from fusetune.fuse.method import Fusion, FusionMethod
 from fusetune.fuse.threads import one_thread
-from fusetune.predictions.detections import object_columns
+from fusetune.predictions.detection.detections import object_columns
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.files import write_prediction, write_targets
 from fusetune.predictions.kinds import Array, Kind
-from fusetune.predictions.label_maps import LabelMaps
-from fusetune.predictions.objects import Objects
+from fusetune.predictions.segmentation.label_maps import LabelMaps
 from fusetune.predictions.stack import Stack, rows_of
 from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Targets
 from fusetune.recipe import Fuse

@@ -11,12 +11,12 @@ import numpy as np
 
 from fusetune.atomic import replacing
 from fusetune.predictions.kinds import Array
-from fusetune.predictions.label_maps import LabelMaps
-from fusetune.predictions.mask_files import FileMask
-from fusetune.predictions.masks import Masks
-from fusetune.predictions.pixels import sampled_masks
+from fusetune.predictions.segmentation.files import FileMask
+from fusetune.predictions.segmentation.label_maps import LabelMaps
+from fusetune.predictions.segmentation.masks import Masks
+from fusetune.predictions.segmentation.pixels import sampled_masks
+from fusetune.predictions.segmentation.tallies import decided_of
 from fusetune.predictions.stack import Stack
-from fusetune.predictions.tallies import decided_of
 from fusetune.report.mask_pictures import DISPUTED, FUSED, NOTHING, PICTURES, TRUTH
 
 __all__ = ["save_mask_pictures"]

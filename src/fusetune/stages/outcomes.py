@@ -18,7 +18,7 @@ from fusetune.finetune.objective import Objective
 from fusetune.fuse.method import Fusion
 from fusetune.metric import Metric
 from fusetune.plugins import find
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.files import read_prediction_of
 from fusetune.predictions.kinds import Array
 from fusetune.predictions.stack import Stack

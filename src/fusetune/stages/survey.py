@@ -22,7 +22,7 @@ from fusetune.evaluate.streamed import KeptStatistics, RowStatistics, shown
 from fusetune.evaluate.verdict import VerdictRule
 from fusetune.metric import Metric, check_kind
 from fusetune.plugins import find
-from fusetune.predictions.annotations import holds_annotations
+from fusetune.predictions.detection.annotations import holds_annotations
 from fusetune.predictions.files import target_columns
 from fusetune.predictions.folds import dealt_share
 from fusetune.predictions.kinds import Array, Floats

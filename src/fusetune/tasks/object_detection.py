@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.kinds import Kind
 from fusetune.task import Task
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fusetune.predictions.kinds import Kind
-from fusetune.predictions.masks import Masks
+from fusetune.predictions.segmentation.masks import Masks
 from fusetune.task import Task
 
 __all__ = ["SemanticSegmentation"]

@@ -16,8 +16,8 @@ from fusetune.data.datasets.scenes import Scenes
 from fusetune.data.prepare import load_prepared, prepare
 from fusetune.data.roles import Roles
 from fusetune.errors import DataError, InvalidValue
-from fusetune.predictions import boxes as kinds
-from fusetune.predictions.objects import Objects
+from fusetune.predictions.detection import boxes as kinds
+from fusetune.predictions.detection.objects import Objects
 
 SIZES = {"one": (40, 30), "two": (20, 50)}
 

@@ -11,8 +11,8 @@ from fusetune.data.inputs import FileImages
 from fusetune.data.listing import listed_images
 from fusetune.data.object_truth import in_pixels, of_classes, with_unlabeled
 from fusetune.errors import DataError, PredictionError, counted, name_some
-from fusetune.predictions.annotations import Annotations, read_annotations
-from fusetune.predictions.objects import Objects
+from fusetune.predictions.detection.annotations import Annotations, read_annotations
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.targets import GroundTruth
 
 __all__ = ["Boxes"]

@@ -12,7 +12,7 @@ from fusetune.data.dataset import Dataset, Rows
 from fusetune.data.drawing import SHAPES, draw_scene
 from fusetune.data.inputs import PixelImages
 from fusetune.errors import DataError, InvalidValue
-from fusetune.predictions.objects import Objects
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.ragged import offsets_of
 from fusetune.predictions.targets import GroundTruth
 

@@ -15,17 +15,17 @@ from fusetune.data.inputs import Images
 from fusetune.finetune.batches import PixelStore
 from fusetune.finetune.engine import Engine, History, Plan, Report, Split
 from fusetune.finetune.features import makes_outputs, no_linear_head
+from fusetune.finetune.pytorch.features import head_inputs, linear_head
+from fusetune.finetune.pytorch.inputs import Feed, ModelInput, model_outputs
+from fusetune.finetune.pytorch.loop import Training
+from fusetune.finetune.pytorch.lora import put_adapters
+from fusetune.finetune.pytorch.memory import finetune_bytes
+from fusetune.finetune.pytorch.precision import memory_format
+from fusetune.finetune.pytorch.probe import solve_head
+from fusetune.finetune.pytorch.statistics import reestimate, statistics_names
+from fusetune.finetune.pytorch.views import Views, as_they_are, prediction_views
 from fusetune.finetune.settings import FineTune
 from fusetune.finetune.snapshots import snapshot_weights
-from fusetune.finetune.torch_features import head_inputs, linear_head
-from fusetune.finetune.torch_inputs import Feed, ModelInput, model_outputs
-from fusetune.finetune.torch_loop import Training
-from fusetune.finetune.torch_lora import put_adapters
-from fusetune.finetune.torch_memory import finetune_bytes
-from fusetune.finetune.torch_precision import memory_format
-from fusetune.finetune.torch_probe import solve_head
-from fusetune.finetune.torch_statistics import reestimate, statistics_names
-from fusetune.finetune.torch_views import Views, as_they_are, prediction_views
 from fusetune.fuse.soup import State
 from fusetune.members.member import Member
 from fusetune.predictions.kinds import Array, Floats
@@ -45,7 +45,7 @@ class Torch(Engine):
     def finetune(
         self, member: Member, plan: Plan, splits: tuple[Split, Split], work: Path, report: Report
     ) -> History:
-        """Fine-tune in place, ending with the best epoch's weights; see `torch_loop`."""
+        """Fine-tune in place, ending with the best epoch's weights; see `pytorch.loop`."""
         if not plan.settings.solves_head:
             return self._trained(member, plan, splits, work, report)
         before = time.perf_counter()

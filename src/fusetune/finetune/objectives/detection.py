@@ -15,10 +15,10 @@ from fusetune.finetune.objective import Objective
 from fusetune.finetune.settings import Augmentation, FineTune
 from fusetune.members.member import Gives
 from fusetune.plugins import missing_extra
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
+from fusetune.predictions.detection.matches import Summary, match_statistics, summary_values
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import Array, Ids
-from fusetune.predictions.matches import Summary, match_statistics, summary_values
-from fusetune.predictions.objects import Objects
 from fusetune.predictions.ragged import offsets_of
 from fusetune.predictions.targets import replaced
 
@@ -85,8 +85,8 @@ class Detection(Objective[Boxes]):
     def moved(
         self, targets: Tensor, draws_BD: Tensor, augmentation: Augmentation, sides: tuple[int, int]
     ) -> Tensor:
-        """The objects where augmentation puts them; see `torch_boxes`."""
-        from fusetune.finetune.torch_boxes import moved_objects
+        """The objects where augmentation puts them; see `pytorch.boxes`."""
+        from fusetune.finetune.pytorch.boxes import moved_objects
 
         return moved_objects(targets, draws_BD, augmentation, sides)
 

@@ -7,11 +7,11 @@ from typing import ClassVar
 import numpy as np
 
 from fusetune.errors import InvalidValue
-from fusetune.fuse.box_fusion import BoxFusion, checked_share, clusters_of, confidences
-from fusetune.fuse.box_pool import made_of, pooled
+from fusetune.fuse.detection.fusion import BoxFusion, checked_share, clusters_of, confidences
+from fusetune.fuse.detection.pool import made_of, pooled
 from fusetune.fuse.method import FusionMethod
 from fusetune.metric import Metric
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.kinds import Array, Kind
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets

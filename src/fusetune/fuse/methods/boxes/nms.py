@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from fusetune.fuse.box_fusion import BoxFusion, checked_share, checked_weights
-from fusetune.fuse.box_pool import made_of, pooled
+from fusetune.fuse.detection.fusion import BoxFusion, checked_share, checked_weights
+from fusetune.fuse.detection.pool import made_of, pooled
 from fusetune.fuse.method import FusionMethod
 from fusetune.metric import Metric
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.kinds import Array, Kind
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
@@ -33,7 +33,7 @@ class NmsFusion(BoxFusion):
 
     def fuse(self, stack: Stack[Boxes]) -> Boxes:
         """The boxes that no better one overlaps."""
-        from fusetune.fuse.numba_boxes import kept_greedily
+        from fusetune.fuse.detection.numba_boxes import kept_greedily
 
         weights_MC = self.weights_MC(stack)
         pool = pooled(stack, weights_MC, self.skip_threshold)

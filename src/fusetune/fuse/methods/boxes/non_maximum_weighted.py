@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from fusetune.fuse.box_fusion import BoxFusion, checked_share, checked_weights
-from fusetune.fuse.box_pool import made_of, pooled
+from fusetune.fuse.detection.fusion import BoxFusion, checked_share, checked_weights
+from fusetune.fuse.detection.pool import made_of, pooled
 from fusetune.fuse.method import FusionMethod
 from fusetune.metric import Metric
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.kinds import Array, Kind
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
@@ -31,7 +31,7 @@ class NonMaximumWeightedFusion(BoxFusion):
 
     def fuse(self, stack: Stack[Boxes]) -> Boxes:
         """The mean box of every cluster, with its best box's score."""
-        from fusetune.fuse.numba_boxes import main_boxes
+        from fusetune.fuse.detection.numba_boxes import main_boxes
 
         weights_MC = self.weights_MC(stack)
         pool = pooled(stack, weights_MC, self.skip_threshold)

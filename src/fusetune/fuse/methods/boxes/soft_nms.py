@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from fusetune.errors import InvalidValue
-from fusetune.fuse.box_fusion import BoxFusion, checked_share, checked_weights
-from fusetune.fuse.box_pool import made_of, pooled
+from fusetune.fuse.detection.fusion import BoxFusion, checked_share, checked_weights
+from fusetune.fuse.detection.pool import made_of, pooled
 from fusetune.fuse.method import FusionMethod
 from fusetune.metric import Metric
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.kinds import Array, Kind
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
@@ -42,7 +42,7 @@ class SoftNmsFusion(BoxFusion):
 
     def fuse(self, stack: Stack[Boxes]) -> Boxes:
         """All boxes whose lowered scores are above the floor."""
-        from fusetune.fuse.numba_boxes import decayed
+        from fusetune.fuse.detection.numba_boxes import decayed
 
         weights_MC = self.weights_MC(stack)
         pool = pooled(stack, weights_MC, self.skip_threshold)

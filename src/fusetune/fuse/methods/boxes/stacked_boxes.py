@@ -7,9 +7,9 @@ from typing import ClassVar
 import numpy as np
 
 from fusetune.errors import InvalidValue
-from fusetune.fuse.box_fusion import checked_share, clusters_of, confidences
-from fusetune.fuse.box_pool import by_blocks, knows_MC, made_of, pooled
-from fusetune.fuse.box_scores import (
+from fusetune.fuse.detection.fusion import checked_share, clusters_of, confidences
+from fusetune.fuse.detection.pool import by_blocks, knows_MC, made_of, pooled
+from fusetune.fuse.detection.scores import (
     calibrated_stack,
     class_curves,
     curved,
@@ -19,13 +19,18 @@ from fusetune.fuse.box_scores import (
     quality_of,
     squashed,
 )
-from fusetune.fuse.box_stacking import cluster_features, moved, place_coefficients, prediction_of
+from fusetune.fuse.detection.stacking import (
+    cluster_features,
+    moved,
+    place_coefficients,
+    prediction_of,
+)
 from fusetune.fuse.forms import fit_weights
 from fusetune.fuse.method import Fusion, FusionMethod
 from fusetune.metric import Metric
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import Array, Floats, Kind
-from fusetune.predictions.objects import Objects
 from fusetune.predictions.stack import Stack
 
 __all__ = ["StackedBoxes", "StackedBoxesFusion"]

@@ -7,17 +7,17 @@ from typing import ClassVar
 import numpy as np
 
 from fusetune.errors import InvalidValue
-from fusetune.fuse.box_fusion import Confidence, fused_clusters
-from fusetune.fuse.box_pool import knows_MC
-from fusetune.fuse.box_scores import calibrated_stack, member_curves, ordered
-from fusetune.fuse.box_search import Grid, Search
+from fusetune.fuse.detection.fusion import Confidence, fused_clusters
+from fusetune.fuse.detection.pool import knows_MC
+from fusetune.fuse.detection.scores import calibrated_stack, member_curves, ordered
+from fusetune.fuse.detection.search import Grid, Search
 from fusetune.fuse.forms import fit_weights
 from fusetune.fuse.method import Fusion, FusionMethod
 from fusetune.metric import Metric
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.folds import hashes
 from fusetune.predictions.kinds import Array, Floats, Kind
-from fusetune.predictions.objects import Objects
 from fusetune.predictions.stack import Stack
 
 __all__ = ["TunedBoxes", "TunedBoxesFusion"]

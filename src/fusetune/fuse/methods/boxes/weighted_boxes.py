@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from fusetune.errors import InvalidValue
-from fusetune.fuse.box_fusion import (
+from fusetune.fuse.detection.fusion import (
     BoxFusion,
     Confidence,
     checked_share,
@@ -17,7 +17,7 @@ from fusetune.fuse.box_fusion import (
 )
 from fusetune.fuse.method import FusionMethod
 from fusetune.metric import Metric
-from fusetune.predictions.boxes import Boxes
+from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.kinds import Array, Kind
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets

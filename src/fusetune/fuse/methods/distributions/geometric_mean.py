@@ -9,12 +9,12 @@ import numpy as np
 from fusetune.errors import InvalidValue
 from fusetune.fuse.forms import known_classes
 from fusetune.fuse.log_opinion import LogAverage
-from fusetune.fuse.mask_fusion import PixelWise
 from fusetune.fuse.method import FusionMethod
 from fusetune.fuse.per_label import PerLabel, fit_per_label
+from fusetune.fuse.segmentation.fusion import PixelWise
 from fusetune.metric import Metric
 from fusetune.predictions.kinds import Array, Kind, Marginals, Probabilities
-from fusetune.predictions.masks import Masks
+from fusetune.predictions.segmentation.masks import Masks
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
 

@@ -10,7 +10,7 @@ from fusetune.fuse.forms import WeightedAverage
 from fusetune.fuse.method import FusionMethod
 from fusetune.metric import Metric
 from fusetune.predictions.kinds import Array, Kind, Marginals, Probabilities, Values
-from fusetune.predictions.masks import Masks
+from fusetune.predictions.segmentation.masks import Masks
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
 

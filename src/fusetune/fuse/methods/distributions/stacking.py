@@ -18,15 +18,15 @@ from fusetune.fuse.final_estimators import (
 )
 from fusetune.fuse.forms import WeightedAverage, fit_weights
 from fusetune.fuse.log_opinion import usual_smoothing
-from fusetune.fuse.mask_fitting import fit_on_pixels
 from fusetune.fuse.method import Fusion, FusionMethod
 from fusetune.fuse.per_label import fit_per_label
+from fusetune.fuse.segmentation.fitting import fit_on_pixels
 from fusetune.fuse.stack_inputs import StackInputs
 from fusetune.fuse.threads import one_thread
 from fusetune.metric import Metric
 from fusetune.predictions.folds import stratified_folds
 from fusetune.predictions.kinds import Array, Kind, Marginals, Probabilities, Values
-from fusetune.predictions.masks import Masks
+from fusetune.predictions.segmentation.masks import Masks
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
 

@@ -13,8 +13,8 @@ import numpy as np
 from fusetune.errors import InvalidValue
 from fusetune.fuse.column_average import ColumnAverage
 from fusetune.fuse.forms import WeightedAverage, fit_weights, linear_pool
-from fusetune.fuse.mask_fitting import fit_on_pixels
 from fusetune.fuse.method import Fusion, FusionMethod
+from fusetune.fuse.segmentation.fitting import fit_on_pixels
 from fusetune.fuse.selection import Plan, select
 from fusetune.fuse.threads import one_thread
 from fusetune.fuse.weighing import (
@@ -42,7 +42,7 @@ from fusetune.predictions.kinds import (
     Probabilities,
     Values,
 )
-from fusetune.predictions.masks import Masks
+from fusetune.predictions.segmentation.masks import Masks
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import AnyTargets
 

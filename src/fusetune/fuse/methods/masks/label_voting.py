@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fusetune.errors import unknown_name
-from fusetune.fuse.mask_votes import votes_of
 from fusetune.fuse.method import Fusion, FusionMethod
+from fusetune.fuse.segmentation.votes import votes_of
 from fusetune.metric import Metric
 from fusetune.predictions.kinds import Array, Floats, Kind
-from fusetune.predictions.masks import FusedMask, Masks, Rule
+from fusetune.predictions.segmentation.masks import FusedMask, Masks, Rule
 from fusetune.predictions.stack import Stack, known_classes
 
 __all__ = ["LabelVoting", "VotedMasks"]

@@ -12,12 +12,12 @@ import numpy as np
 
 from fusetune.errors import InvalidValue
 from fusetune.fuse.forms import WeightedAverage
-from fusetune.fuse.mask_votes import votes_of
 from fusetune.fuse.method import Fusion, FusionMethod
 from fusetune.fuse.raters import Raters, combinations, posterior_of, rate
+from fusetune.fuse.segmentation.votes import votes_of
 from fusetune.metric import Metric
 from fusetune.predictions.kinds import Array, Floats, Kind
-from fusetune.predictions.masks import Mask, Masks, Places
+from fusetune.predictions.segmentation.masks import Mask, Masks, Places
 from fusetune.predictions.stack import Stack, known_classes
 
 __all__ = ["RatedMasks", "Staple"]

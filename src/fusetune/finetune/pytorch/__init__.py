@@ -1,0 +1,1 @@
+"""The torch engine's parts; read loop.py first."""

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training run tells of itself while it is under way."""
+
+from typing import Any
+
+from fusetune.finetune.pytorch.checkpoint import State
+
+__all__ = ["progress"]
+
+
+def progress(state: State, num_epochs: int, num_rows: int, steps: int) -> dict[str, Any]:
+    """The event that a progress bar is drawn from.
+
+    Args:
+        state: Of the run.
+        num_epochs: Of the run, at most.
+        num_rows: Train rows.
+        steps: Of one epoch.
+    """
+    rate = state.rows / max(state.epoch_seconds, 1e-9)
+    left = (num_epochs - state.epoch) * num_rows - state.rows
+    accuracy = state.epochs[-1].get("validation_accuracy") if state.epochs else None
+    return {
+        "phase": "finetune",
+        "epoch": state.epoch + 1,
+        "epochs": num_epochs,
+        "done": (state.epoch + state.step / steps) / num_epochs,
+        "loss": state.loss_sum / state.rows,
+        **({"parts": state.parts} if state.parts > 1 else {}),
+        "validation_accuracy": accuracy,
+        "images_per_second": rate,
+        "seconds_left": left / rate,
+    }

@@ -1,0 +1,1 @@
+"""What methods that fuse masks share."""

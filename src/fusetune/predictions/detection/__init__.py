@@ -1,0 +1,1 @@
+"""Boxes: the kind, the truth, matches, and their files."""

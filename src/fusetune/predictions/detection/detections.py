@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detections in files: COCO results JSON, tables with a line per box, folders of YOLO text files.
+
+Shapes: N rows, K boxes, L lines of a table.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusetune.errors import PredictionError, counted, name_some
+from fusetune.predictions.detection.annotations import (
+    Annotations,
+    read_json,
+    yolo_lines,
+    yolo_names,
+)
+from fusetune.predictions.detection.boxes import Boxes, check_boxes
+from fusetune.predictions.detection.objects import Objects
+from fusetune.predictions.kinds import Array, Floats
+from fusetune.predictions.ragged import Offsets
+from fusetune.predictions.tables import (
+    ID,
+    columns_of,
+    named_errors,
+    no_column,
+    read_arrow,
+    write_table,
+)
+from fusetune.predictions.targets import replaced
+
+__all__ = [
+    "Found",
+    "box_columns",
+    "boxes_of",
+    "object_columns",
+    "read_boxes",
+    "read_found",
+    "write_boxes",
+]
+
+CORNERS = ("x1", "y1", "x2", "y2")
+CALLED: Mapping[str, tuple[str, ...]] = {  # other names of the columns
+    ID: ("image_id", "image"),
+    "label": ("category_id", "class", "category", "class_name"),
+    "score": ("confidence", "conf"),
+    "x1": ("xmin", "left"),
+    "y1": ("ymin", "top"),
+    "x2": ("xmax", "right"),
+    "y2": ("ymax", "bottom"),
+}
+CLASSES, RELATIVE = "fusetune.classes", "fusetune.relative"  # of a Parquet file that we wrote
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Boxes as a file gives them.
+
+    Args:
+        form: `coco`, `boxes` (a table) or `yolo`.
+        images_K: `(K,)` name of each box's image.
+        boxes_K4: `(K, 4)` corners.
+        scores_K: `(K,)` scores.
+        labels_K: `(K,)` class names, or numbers as text.
+        images: Images that the file names, with boxes or without.
+        relative: Whether coordinates are shares of the image.
+        classes: What the member can find, where the file says so; else empty.
+    """
+
+    form: str
+    images_K: Array
+    boxes_K4: Floats
+    scores_K: Floats
+    labels_K: Array
+    images: Sequence[str]
+    relative: bool = False
+    classes: tuple[str, ...] = ()
+
+
+def read_found(path: Path) -> Found:
+    """Read detections; what their numbers stand for is told by `boxes_of`.
+
+    Args:
+        path: A COCO results JSON file; a Parquet or CSV table with the columns `id`, `label`, `x1`,
+            `y1`, `x2`, `y2` and `score`, one line per box (and one without a label for an image
+            without boxes); or a folder of YOLO files (`class x y w h score`), one per image.
+
+    Raises:
+        PredictionError: It cannot be read, or lacks a part; rotated boxes.
+    """
+    if path.is_dir():
+        return _from_yolo(path)
+    if path.suffix.lower() == ".json":
+        return _from_coco(read_json(path))
+    return _from_table(path)
+
+
+def boxes_of(
+    found: Found, known: Annotations, *, strangers: bool = False, classes: Sequence[str] = ()
+) -> Boxes:
+    """A member's detections of the images that are known.
+
+    Args:
+        found: As read.
+        known: Says which images there are, in which unit and order, and what numbers stand for.
+        strangers: Leave out boxes of other images; else they are an error.
+        classes: What the member can find, beside what it found; empty: what the file says.
+
+    Raises:
+        PredictionError: Other images, a class that nothing is known of, relative boxes of images
+            whose size is not known, or pixels where the truth is relative.
+    """
+    truth = known.objects
+    names = known.stems if found.form == "yolo" else truth.ids
+    row_of = {name: row for row, name in enumerate(names.tolist())}
+    rows_K = np.array([row_of.get(name, -1) for name in found.images_K.tolist()], dtype=np.int64)
+    if (rows_K < 0).any() and not strangers:
+        strange = list(dict.fromkeys(found.images_K[rows_K < 0].tolist()))
+        raise PredictionError(
+            f"there are no annotations of {counted(len(strange), 'image')}: {name_some(strange)}",
+            "detections of the annotated images",
+            "Give the annotations of these images, or pass --missing renormalize to leave them out.",
+        )
+    kept = rows_K >= 0
+    called = known.numbers if found.form == "yolo" else known.categories
+    labels = [called.get(label, label) for label in found.labels_K[kept].tolist()]
+    able = tuple(dict.fromkeys((*(classes or found.classes), *sorted(labels))))
+    unknown = sorted(set(labels) - {*truth.classes, *found.classes})
+    if unknown and (found.form != "boxes" or not set(labels) & set(truth.classes)):
+        raise PredictionError(
+            f"the boxes are of the classes {name_some(unknown)}",
+            f"classes, or their numbers, among {name_some(truth.classes)}",
+            "Rename them, or pass --classes with the names of the numbers, in their order.",
+        )
+    place = {name: index for index, name in enumerate(able)}
+    labels_K = np.array([place[label] for label in labels], dtype=np.int64)
+    corners = (found.boxes_K4[kept], found.scores_K[kept], labels_K)
+    boxes = Boxes.from_entries(truth.ids, able, rows_K[kept], corners)
+    check_boxes(boxes.boxes_K4, boxes.ids, boxes.rows_K, relative=found.relative)
+    return _in_unit(replaced(boxes, relative=found.relative), truth)
+
+
+def _in_unit(boxes: Boxes, truth: Objects) -> Boxes:
+    """The boxes in the truth's unit; shares become pixels where the images' sizes are known."""
+    if boxes.relative and truth.sizes_N2 is not None:
+        return boxes.scaled(truth.sizes_N2, relative=False)
+    if boxes.relative != truth.relative:
+        unit = {True: "shares of the image", False: "pixels"}
+        raise PredictionError(
+            f"the boxes are {unit[boxes.relative]} and the annotations {unit[truth.relative]}",
+            "one unit, or the images' width and height to convert by",
+            "Write boxes in the annotations' unit, or annotations with the images' sizes.",
+        )
+    return boxes
+
+
+def write_boxes(path: Path, boxes: Boxes) -> None:
+    """Write detections as a table; see `box_columns`. Parquet also keeps the classes and the unit."""
+    about = {CLASSES: json.dumps(boxes.classes), RELATIVE: json.dumps(boxes.relative)}
+    write_table(path, box_columns(boxes), about)
+
+
+def read_boxes(path: Path) -> Boxes:
+    """Read what `write_boxes` wrote, in Parquet: rows, classes and unit as they were.
+
+    Raises:
+        PredictionError: It cannot be read, or lacks a part.
+    """
+    with named_errors(path):
+        found = _from_table(path)
+        row_of = {name: row for row, name in enumerate(found.images)}
+        rows_K = np.array([row_of[name] for name in found.images_K.tolist()], dtype=np.int64)
+        place = {name: index for index, name in enumerate(found.classes)}
+        labels_K = np.array([place[name] for name in found.labels_K.tolist()], dtype=np.int64)
+        corners = (found.boxes_K4, found.scores_K, labels_K)
+        boxes = Boxes.from_entries(np.array(found.images, str), found.classes, rows_K, corners)
+        return replaced(boxes, relative=found.relative)
+
+
+def box_columns(boxes: Boxes) -> dict[str, Array]:
+    """A line per box: `id`, `label`, corners, `score`; for a row without any, a line of NaN."""
+    lines, entries = _lines(boxes.offsets)
+    labels = np.array(boxes.classes or ("",), dtype=str)[_filled(boxes.labels_K, entries, 0)]
+    columns: dict[str, Array] = {
+        ID: boxes.ids[lines],
+        "label": np.where(entries < 0, "", labels).astype(str),
+    }
+    for index, name in enumerate(CORNERS):
+        columns[name] = _filled(boxes.boxes_K4[:, index], entries, np.nan)
+    return columns | {"score": _filled(boxes.scores_K, entries, np.nan)}
+
+
+def object_columns(objects: Objects) -> dict[str, Array]:
+    """As `box_columns`, with `crowd`, `ignored` and `area` in the place of scores."""
+    lines, entries = _lines(objects.offsets)
+    labels = np.array(objects.classes or ("",), dtype=str)[_filled(objects.labels_K, entries, 0)]
+    assert objects.crowd_K is not None and objects.ignored_K is not None
+    assert objects.areas_K is not None
+    columns: dict[str, Array] = {
+        ID: objects.ids[lines],
+        "label": np.where(entries < 0, "", labels).astype(str),
+    }
+    for index, name in enumerate(CORNERS):
+        columns[name] = _filled(objects.boxes_K4[:, index], entries, np.nan)
+    return columns | {
+        "crowd": _filled(objects.crowd_K.astype(np.int8), entries, 0),
+        "ignored": _filled(objects.ignored_K.astype(np.int8), entries, 0),
+        "area": _filled(objects.areas_K, entries, np.nan),
+    }
+
+
+def _lines(offsets: Offsets) -> tuple[Offsets, Offsets]:
+    """`(L,)` row and entry of each line; rows without entries have one line with entry -1."""
+    counts_N = np.diff(offsets)
+    lines = np.repeat(np.arange(len(counts_N)), np.maximum(counts_N, 1))
+    entries = np.full(len(lines), -1, dtype=np.int64)
+    entries[np.repeat(counts_N > 0, np.maximum(counts_N, 1))] = np.arange(offsets[-1])
+    return lines, entries
+
+
+def _filled(values_K: Array, entries: Offsets, empty: float) -> Array:
+    """`(L,)` the values of the lines' entries, and something else where there is none."""
+    wider = np.append(values_K, np.asarray([empty]).astype(values_K.dtype))
+    return wider[entries]
+
+
+def _from_coco(content: Any) -> Found:  # noqa: ANN401
+    content = content.get("annotations") if isinstance(content, Mapping) else content
+    needed = ("image_id", "category_id", "bbox", "score")
+    entries = content if isinstance(content, list) else []
+    whole = all(isinstance(one, Mapping) and all(key in one for key in needed) for one in entries)
+    if not isinstance(content, list) or not whole:
+        raise PredictionError(
+            "the content is no COCO results file",
+            f"a list of objects with {name_some(needed)}",
+            "Write detections as COCO's evaluation takes them.",
+        )
+    corners_K4 = _corners([one["bbox"] for one in entries])
+    images = [str(one["image_id"]) for one in entries]
+    return Found(
+        "coco",
+        np.array(images, dtype=str),
+        corners_K4,
+        np.array([one["score"] for one in entries], dtype=np.float64),
+        np.array([str(one["category_id"]) for one in entries], dtype=str),
+        tuple(dict.fromkeys(images)),
+    )
+
+
+def _corners(boxes: Sequence[Sequence[float]]) -> Floats:
+    """`(K, 4)` corners of corner, width and height."""
+    try:
+        boxes_K4 = np.array(boxes, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise PredictionError(
+            f"the boxes are no lists of four numbers ({error})",
+            "left, top, width, height",
+            "Correct them.",
+        ) from error
+    if boxes_K4.ndim == 2 and boxes_K4.shape[1] == 4:
+        return np.concatenate([boxes_K4[:, :2], boxes_K4[:, :2] + boxes_K4[:, 2:]], axis=1)
+    none = np.zeros(len(boxes_K4), dtype=np.int64)
+    return check_boxes(boxes_K4, np.array(["?"]), none, relative=False)  # says what is wrong
+
+
+def _from_yolo(path: Path) -> Found:
+    files = sorted(file for file in path.glob("*.txt") if file.name != "classes.txt")
+    names, images, lines = yolo_names(path), list[str](), list[list[float]]()
+    for file in files:
+        own = yolo_lines(file, scores=True)
+        images += [file.stem] * len(own)
+        lines += own
+    lines_K6 = np.array(lines, dtype=np.float64).reshape(-1, 6)
+    half_K2 = lines_K6[:, 3:5] / 2
+    corners_K4 = np.concatenate([lines_K6[:, 1:3] - half_K2, lines_K6[:, 1:3] + half_K2], axis=1)
+    numbers_K = lines_K6[:, 0].astype(np.int64)
+    labels = [names[n] if 0 <= n < len(names) else str(n) for n in numbers_K.tolist()]
+    stems = tuple(file.stem for file in files)
+    labels_K = np.array(labels, dtype=str)
+    return Found(
+        "yolo",
+        np.array(images, dtype=str),
+        corners_K4,
+        lines_K6[:, 5],
+        labels_K,
+        stems,
+        True,
+        names,
+    )
+
+
+def _from_table(path: Path) -> Found:
+    with named_errors(path):
+        if not path.is_file():
+            raise PredictionError(
+                f"there is no file '{path}'", "a readable file", "Check the path."
+            )
+        if path.suffix.lower() not in (".parquet", ".csv"):
+            raise PredictionError(
+                f"'{path}' ends in '{path.suffix}'",
+                "detections as .json (COCO results), .parquet, .csv or a folder of YOLO files",
+                "Convert the file.",
+            )
+        table = read_arrow(path)
+        about = {key.decode(): json.loads(value) for key, value in _about(table.schema.metadata)}
+        columns, _ = columns_of(table)
+        named = {name: columns[_called(name, columns)] for name in (ID, "label", *CORNERS, "score")}
+    images = named[ID].astype(str)
+    numbers = {name: named[name].astype(np.float64) for name in (*CORNERS, "score")}
+    labels_K = named["label"]
+    if labels_K.dtype.kind == "f":
+        labels_K = np.where(
+            np.isnan(labels_K), "", np.nan_to_num(labels_K).astype(np.int64).astype(str)
+        )
+    labels_K = labels_K.astype(str)
+    kept = labels_K != ""
+    boxes_K4 = np.stack([numbers[name][kept] for name in CORNERS], axis=1)
+    shares = bool(len(boxes_K4)) and bool((np.abs(boxes_K4) <= 1.5).all())
+    classes = tuple(about.get(CLASSES, ()))
+    return Found(
+        "boxes",
+        images[kept],
+        boxes_K4,
+        numbers["score"][kept],
+        labels_K[kept],
+        tuple(dict.fromkeys(images.tolist())),
+        about.get(RELATIVE, shares),
+        classes,
+    )
+
+
+def _about(metadata: Mapping[bytes, bytes] | None) -> Iterable[tuple[bytes, bytes]]:
+    return [(k, v) for k, v in (metadata or {}).items() if k.startswith(b"fusetune.")]
+
+
+def _called(name: str, columns: Mapping[str, Array]) -> str:
+    """What the table calls a column."""
+    for other in (name, *CALLED.get(name, ())):
+        if other in columns:
+            return other
+    if "angle" in columns or "theta" in columns:
+        raise PredictionError(
+            "the table has a column of angles: the boxes are rotated",
+            "upright boxes: x1, y1, x2, y2",
+            "Rotated boxes are not supported; give the upright boxes around them.",
+        )
+    raise no_column(columns, name)

@@ -1,0 +1,1 @@
+"""Masks: the kind, the truth, tallies of pixels, and their files."""

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masks of another size than their image: probabilities between pixels, read band by band.
+
+Shapes: C classes, H W pixels.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from fusetune.predictions.kinds import Floats
+from fusetune.predictions.segmentation.masks import Mask, Size
+
+__all__ = ["ResampledMask"]
+
+Integers = npt.NDArray[np.int64]
+
+
+class ResampledMask(Mask):
+    """The mask at another size: bilinear between the centers of its pixels, as image libraries have it.
+
+    Probabilities are resampled, never labels; weights sum to 1, and so do the classes. Where the new
+    size is smaller, pixels between those that are read are left out. Numbers are those of torch's
+    `interpolate(mode="bilinear", align_corners=False)`.
+
+    Args:
+        mask: The mask, of at least one pixel.
+        size: New height and width.
+    """
+
+    def __init__(self, mask: Mask, size: Size) -> None:
+        super().__init__(size, mask.num_classes)
+        assert 0 not in mask.size
+        self.mask = mask
+
+    def band(self, top: int, bottom: int) -> Floats:
+        """See `Mask`."""
+        upper, lower, share = _between(self.mask.size[0], self.size[0])
+        left, right, share_W = _between(self.mask.size[1], self.size[1])
+        if bottom <= top:
+            return np.zeros((self.num_classes, 0, self.size[1]), dtype=np.float32)
+        first, last = int(upper[top]), int(lower[bottom - 1]) + 1
+        lines = self.mask.band(first, last)
+        share = share[top:bottom, None].astype(lines.dtype)
+        above, below = lines[:, upper[top:bottom] - first], lines[:, lower[top:bottom] - first]
+        tall = above + (below - above) * share
+        share_W = share_W.astype(lines.dtype)
+        wide: Floats = tall[..., left] + (tall[..., right] - tall[..., left]) * share_W
+        return wide
+
+
+def _between(old: int, new: int) -> tuple[Integers, Integers, Floats]:
+    """For each new place: the old ones before and after it, and how far it is towards the latter.
+
+    Example:
+        >>> [one.tolist() for one in _between(2, 4)]
+        [[0, 0, 0, 1], [1, 1, 1, 1], [0.0, 0.25, 0.75, 0.0]]
+    """
+    places = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
+    before = np.floor(places).astype(np.int64)
+    return before, np.minimum(before + 1, old - 1), places - before
