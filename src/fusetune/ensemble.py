@@ -63,6 +63,12 @@ class Ensemble:
     _loaded: dict[str, list[Any]] = field(default_factory=dict, repr=False)
 
     @property
+    def gives_masks(self) -> bool:
+        """Whether its predictions are masks, which are written as folders."""
+        objective = (self.objective or {}).get("objective")
+        return self.task == "semantic_segmentation" or objective == "segmentation"
+
+    @property
     def task(self) -> str | None:
         """The task of members that are prediction files; None for models."""
         files = [member.file for member in self.members.values() if member.file]
@@ -108,16 +114,16 @@ class Ensemble:
 
     def _predicted(self, name: str, rows: Any) -> Any:  # noqa: ANN401
         """What a member predicts: the mean over its models, of which most members have one."""
-        from fusetune.finetune.steps import in_pixels, member_outputs
+        from fusetune.finetune.placing import in_full_size, predicted_pieces
 
-        objectives = self.members[name].objectives or (self.objective,)
-        predictions = [
-            _objective(settings).to_prediction(
-                rows.ids, self.classes, member_outputs(model, rows.images)
+        objectives, images = self.members[name].objectives or (self.objective,), rows.images
+        predictions = []
+        for settings, model in zip(objectives, self._models(name), strict=True):
+            first, *others = predicted_pieces(
+                model, rows.ids, (images, images), _objective(settings), lambda event: None
             )
-            for settings, model in zip(objectives, self._models(name), strict=True)
-        ]
-        return mean_prediction([in_pixels(one, rows.images) for one in predictions])
+            predictions.append(type(first).concat([first, *others]))
+        return in_full_size(mean_prediction(predictions), images)
 
     def _read(self, paths: Any, names: Sequence[str]) -> Stack[Any]:  # noqa: ANN401
         from fusetune.predictions.pool import read_members
@@ -226,7 +232,10 @@ def _weight_files(folder: Path, name: str, num_folds: int) -> tuple[Path, ...]:
 
 def saved_source(source: Any, preprocess: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401
     """A source's settings for `SavedMember`: its weights file is not needed again."""
-    settings = {"source": source.name, **plain(source), "preprocess": dict(preprocess)}
+    from fusetune.members.member import PreprocessOverride
+
+    said = {key: preprocess[key] for key in vars(PreprocessOverride()) if key in preprocess}
+    settings = {"source": source.name, **plain(source), "preprocess": said}
     if settings["weights"] != "default":
         settings |= {"weights": "none", "head": "auto"}  # `keep` would ask for the weights' own
     return settings

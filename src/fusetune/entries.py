@@ -17,6 +17,7 @@ from fusetune.fuse.soup import Soup
 from fusetune.members.source import Source
 from fusetune.plugins import find
 from fusetune.predictions.detection.boxes import Boxes
+from fusetune.predictions.segmentation.masks import Masks
 from fusetune.predictions.stack import RESERVED_MEMBERS
 from fusetune.task import Task
 from fusetune.values import build, build_plugin, mapping, merged, plain, short, text
@@ -287,10 +288,10 @@ def check_folds(members: Sequence[MemberEntry], roles: Roles) -> None:
 
 
 def check_averages(members: Sequence[MemberEntry], roles: Roles, task: Task) -> None:
-    """Refuse what needs an average of predictions, which boxes do not have."""
-    if task.kind is not Boxes:
+    """Refuse what needs an average of predictions, or of weights, that is not there."""
+    if task.kind not in (Boxes, Masks):
         return
-    if roles.folds is not None:
+    if task.kind is Boxes and roles.folds is not None:
         raise RecipeError(
             f"data.roles.folds is {roles.folds}, and task is '{task.name}'",
             "a holdout: boxes of several models of a member have no average",
@@ -300,6 +301,6 @@ def check_averages(members: Sequence[MemberEntry], roles: Roles, task: Task) -> 
         if entry.soup is not None:
             raise RecipeError(
                 f"'{entry.name}' is a soup, and task is '{task.name}'",
-                "members that are fine-tuned: soups of detectors are not judged yet",
+                "members that are fine-tuned: soups of such models are not judged yet",
                 "Remove the soup.",
             )

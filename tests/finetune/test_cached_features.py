@@ -201,7 +201,7 @@ def test_predictions_read_features_and_no_image(
     def unread(*_: Any) -> Any:
         raise AssertionError("the backbone ran")
 
-    monkeypatch.setattr("fusetune.finetune.steps.member_outputs", unread)
+    monkeypatch.setattr("fusetune.finetune.steps.predicted_pieces", unread)
     (tmp_path / "out").mkdir()
     kept = Finetuned(made / "weights.safetensors", (features,))
     predict_member(tmp_path / "out", VGG, data, kept, Classification(), silent)

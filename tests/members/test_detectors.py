@@ -142,7 +142,7 @@ def test_weights_of_the_same_classes_keep_their_head(tmp_path: Path) -> None:
         (
             {"preprocess": PreprocessOverride(test_flip=True)},
             InvalidValue,
-            "has preprocess.test_flip or test_shift",
+            "has preprocess.test_flip",
         ),
         (
             {"preprocess": PreprocessOverride(squash=False)},

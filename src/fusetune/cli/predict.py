@@ -35,7 +35,7 @@ def predict(
     from fusetune.predictions.files import write_prediction
 
     ensemble = Ensemble.load(run)
-    masks = ensemble.task == "semantic_segmentation"
+    masks = ensemble.gives_masks
     if out.suffix not in (("",) if masks else (".csv", ".parquet")):
         expected = "a folder" if masks else "a file that ends in .csv or .parquet"
         raise UsageError(f"--out is '{out}'", expected, "Rename it.")

@@ -11,9 +11,10 @@ import numpy as np
 from fusetune.data.dataset import Rows, check_ids
 from fusetune.data.inputs import Images
 from fusetune.data.roles import JUDGED_ROLES, ROLES, Strings
-from fusetune.data.stored_truth import arrays_of, contents_of, present_classes
+from fusetune.data.stored_truth import contents_of, names_of, present_classes
 from fusetune.errors import DataError, counted, name_some
 from fusetune.predictions.detection.objects import Objects
+from fusetune.predictions.segmentation.label_maps import LabelMaps
 from fusetune.predictions.targets import GroundTruth, Numbers, Targets
 
 __all__ = [
@@ -75,8 +76,10 @@ def check_roles(truth: GroundTruth, roles_N: Strings, of: str = "") -> None:
         return
     if isinstance(truth, Objects):
         _check_objects(truth, roles_N)
+    if isinstance(truth, LabelMaps):
+        _check_pixels(truth, roles_N)
     train = truth.take(roles_N == "train")
-    classes, present = arrays_of(train)[0], present_classes(train)
+    classes, present = names_of(train), present_classes(train)
     absent = [name for code, name in enumerate(classes) if code not in present]
     if absent:
         raise DataError(
@@ -94,6 +97,17 @@ def _check_objects(truth: Objects, roles_N: Strings) -> None:
                 f"no row of the role {role} shows an object",
                 "objects in each of train, validation, holdout and test",
                 f"Give roles.{role} more rows, or add annotated images.",
+            )
+
+
+def _check_pixels(truth: LabelMaps, roles_N: Strings) -> None:
+    """Refuse judged roles without any pixel of a class."""
+    for role in JUDGED_ROLES:
+        if (roles_N == role).any() and not truth.counts_NC[roles_N == role].any():
+            raise DataError(
+                f"every pixel of the role {role} is ignored",
+                "pixels of classes in each of train, validation, holdout and test",
+                f"Give roles.{role} more rows, or label more images.",
             )
 
 

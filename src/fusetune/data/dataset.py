@@ -13,6 +13,7 @@ from fusetune.errors import DataError, counted, name_some
 from fusetune.plugins import plugin_name
 from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import Array, Ids
+from fusetune.predictions.segmentation.label_maps import LabelMaps
 from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers
 
 __all__ = ["Dataset", "Rows", "check_ids", "check_path"]
@@ -30,7 +31,7 @@ class Rows:
         roles: `(N,)` role names from a role column, "" where it says nothing; None: no column.
         classes: Class names in the source's own order; empty: the names that occur, sorted, as
             numbers where all are whole numbers.
-        truth: Numbers, label sets or objects of the same rows, in the labels' place.
+        truth: Numbers, label sets, objects or label maps of the same rows, in the labels' place.
         notes: What the user should know of the reading.
     """
 
@@ -78,15 +79,22 @@ class Dataset(abc.ABC):
         """
 
     def read_as(self, truth: type[GroundTruth]) -> Rows:
-        """All rows with `Numbers`, `LabelSets` or `Objects` as their `truth`; few sources have such.
+        """All rows with `Numbers`, `LabelSets`, `Objects` or `LabelMaps`; few sources have such.
 
         Raises:
             DataError: As `read`, or the source knows nothing but one class per image.
         """
-        words = {Numbers: "numbers", LabelSets: "sets of labels", Objects: "boxes of objects"}
+        words = {
+            Numbers: "numbers",
+            LabelSets: "sets of labels",
+            Objects: "boxes of objects",
+            LabelMaps: "a class for every pixel",
+        }
         remedy = "Use the source table, with label naming the columns."
         if truth is Objects:
             remedy = "Use the source boxes, with images and annotations."
+        if truth is LabelMaps:
+            remedy = "Use the source masks, with images and masks."
         raise DataError(
             f"the source {self.name} gives one class per image",
             f"one that gives {words.get(truth, truth.__name__)}, as the task wants",

@@ -28,12 +28,17 @@ from fusetune.data.folds import Folds, deal_folds
 from fusetune.data.inputs import Images, concat_images, load_images
 from fusetune.data.readable import readable_images
 from fusetune.data.roles import JUDGED_ROLES, ROLES, Integers, Roles, Strings, assign_roles
-from fusetune.data.stored_truth import arrays_of, joined, truth_of
+from fusetune.data.stored_truth import arrays_of, joined, names_of, truth_of
 from fusetune.errors import DataError, counted, name_some, unknown_name
 from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import Ids, Kind, Marginals, Probabilities, Values
+from fusetune.predictions.segmentation.label_maps import LabelMaps
+from fusetune.predictions.segmentation.masks import Masks
 from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Targets
+
+LABEL_FILES = "truth-data"
+"""The array of encoded label maps, which may be large."""
 
 __all__ = ["Prepared", "divide", "load_prepared", "part_folder", "prepare"]
 
@@ -44,8 +49,8 @@ class Prepared:
 
     Args:
         images: N readable images.
-        truth: Classes, sets of labels, numbers or objects of all rows, and their names; each class
-            occurs in train.
+        truth: Classes, sets of labels, numbers, objects or label maps of all rows, and their names;
+            each class occurs in train.
         roles_N: `(N,)` one of train, validation, holdout, test.
         notes: What the user should know: ids that were prefixed, copies that were dropped.
         folds: Where members are fine-tuned without one fold of the rows at a time; all rows that
@@ -71,7 +76,7 @@ class Prepared:
     @property
     def classes(self) -> tuple[str, ...]:
         """C names of the classes, or of the numbers."""
-        return arrays_of(self.truth)[0]
+        return names_of(self.truth)
 
     def rows(self, role: str) -> Integers:
         """Positions of a role's rows, in the order of the rows."""
@@ -99,7 +104,7 @@ class Prepared:
         return replace(self, roles_N=roles_N, folds=None, derived=derived)
 
     def targets(self, role: str) -> Any:  # noqa: ANN401 - the task knows which
-        """The truth of a role's rows: `Targets`, `LabelSets`, `Numbers` or `Objects`."""
+        """The truth of a role's rows, in the task's form."""
         return self.truth.take(self.rows(role))
 
     def fingerprint(self) -> str:
@@ -155,7 +160,10 @@ def load_prepared(folder: Path) -> Prepared:
         return replace(load_prepared(folder.parent), roles_N=roles_N, folds=None)
     text = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
     ids = np.load(folder / "ids.npy")
-    arrays = {path.stem: np.load(path) for path in folder.glob("truth*.npy")}
+    arrays = {
+        path.stem: np.load(path, mmap_mode="r" if path.stem == LABEL_FILES else None)
+        for path in folder.glob("truth*.npy")
+    }
     folds = None
     if (folder / "folds.npy").exists():
         folds_N = np.load(folder / "folds.npy")
@@ -187,7 +195,7 @@ def prepare(
         limit: Most rows that may be train, validation or holdout, of those that are divided.
         seed: Of the division.
         kind: What members will predict, which says what is to be read: classes, sets of labels
-            (`Marginals`), numbers (`Values`) or objects (`Boxes`).
+            (`Marginals`), numbers (`Values`), objects (`Boxes`) or label maps (`Masks`).
 
     Returns:
         The used rows in the order of the sources. Images that decode to one size, and to at most
@@ -202,6 +210,7 @@ def prepare(
         Marginals: LabelSets,
         Values: Numbers,
         Boxes: Objects,
+        Masks: LabelMaps,
     }
     truth = others.get(kind)
     parts = {

@@ -84,7 +84,8 @@ class PixelStore:
     """The pixels of a split at one working size, decoded once where memory allows.
 
     Images that are all of one size and no larger than the member's input are kept as they are and
-    resized per batch; all others are resized and center-cropped to the member's input here.
+    resized per batch, unless outputs have places in them; all others are resized and center-cropped
+    to the member's input here.
 
     Args:
         images: N images.
@@ -94,7 +95,7 @@ class PixelStore:
     def __init__(self, images: Images, preprocess: Preprocess) -> None:
         self.images = images
         self._preprocess = preprocess
-        self._is_fitted = is_fitted(images, preprocess.size)
+        self._is_fitted = is_fitted(images, preprocess)
         self._cache: Pixels | None = None
         self._filled = np.zeros(len(images), dtype=bool)
         self._decoders = ThreadPoolExecutor(
@@ -189,10 +190,13 @@ def row_slices(num: int, batch_size: int) -> Iterator[npt.NDArray[np.int64]]:
         yield np.arange(start, min(start + batch_size, num))
 
 
-def is_fitted(images: Images, size: int) -> bool:
-    """True for pixels that are all of one size, no larger than a member's input."""
+def is_fitted(images: Images, preprocess: Preprocess) -> bool:
+    """True for pixels that are all of one size, no larger than a member's input, or of just its size."""
     base = images.base if isinstance(images, ChosenImages) else images
-    return isinstance(base, PixelImages) and max(base.pixels_NHW3.shape[1:3]) <= size
+    if not isinstance(base, PixelImages):
+        return False
+    sides = base.pixels_NHW3.shape[1:3]
+    return set(sides) == {preprocess.size} if preprocess.dense else max(sides) <= preprocess.size
 
 
 def pixels_of(images: Images, rows: Rows) -> Pixels:

@@ -34,10 +34,12 @@ class Objective(abc.ABC, Generic[K]):
     """Whether a teacher's outputs can be softened by a temperature."""
     unused: ClassVar[tuple[str, ...]] = ()
     """Keys of `finetune:` that mean nothing here: they have to stay at their defaults."""
-    unused_augmentation: ClassVar[tuple[str, ...]] = ()
+    unused_augmentation: ClassVar[tuple[str, ...]] = ("crop",)
     """Keys of `finetune.augmentation:` likewise."""
     takes: ClassVar[Gives] = "logits"
     """What its models give."""
+    digests: ClassVar[bool] = False
+    """Whether all rows' outputs are too large to be kept: `scores` takes what `digest` makes of them."""
 
     @property
     def name(self) -> str:
@@ -140,9 +142,18 @@ class Objective(abc.ABC, Generic[K]):
         """Mean distance of a batch from the teacher's soft targets, as a scalar tensor."""
         raise NotImplementedError
 
+    def digest(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What `scores` takes of a batch's outputs in evaluation mode: any number of rows."""
+        raise NotImplementedError
+
     @abc.abstractmethod
     def scores(self, outputs: Array, targets: Array) -> dict[str, float]:
-        """Validation figures of all rows, by their names in `figures`."""
+        """Validation figures of all rows, by their names in `figures`.
+
+        Args:
+            outputs: `(N, ...)` in evaluation mode; if it `digests`, all batches' digests.
+            targets: As `collate` gave them.
+        """
 
     @abc.abstractmethod
     def to_prediction(self, ids: Ids, columns: tuple[str, ...], outputs: Array) -> K:

@@ -72,7 +72,7 @@ def with_pixels(prepared: Prepared, preprocess: Preprocess, data: Path, report: 
     """
     images = prepared.images
     everything = ChosenImages(images, np.arange(len(images)))
-    if is_fitted(images, preprocess.size) or not _has_room(len(images), preprocess, data):
+    if is_fitted(images, preprocess) or not _has_room(len(images), preprocess, data):
         return Seen(replace(prepared, images=everything))
     if not (data / MANIFEST).exists():
         data = data.parent  # of a fold's roles

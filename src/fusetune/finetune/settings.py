@@ -134,6 +134,8 @@ class Augmentation:
             2016).
         resized_crop: Resize a window of random area, at least this share of the image, and of an
             aspect ratio between 3/4 and 4/3 to the whole (Szegedy et al. 2015 took 0.08); null: no.
+        crop: Train on a square window of so many pixels, anywhere in the image, where outputs have
+            places there (segmentation); null: on the whole image.
         rand_augment: Number of random operations on each image, of fourteen (RandAugment, Cubuk et
             al. 2020, who took 2).
         rand_augment_magnitude: Of these, from 0 to 30; 9 as for ImageNet there.
@@ -151,6 +153,7 @@ class Augmentation:
     flip: bool = True
     crop_padding: int = 0
     resized_crop: float | None = None
+    crop: int | None = None
     rand_augment: int = 0
     rand_augment_magnitude: float = 9.0
     color_jitter: float = 0.0
@@ -168,6 +171,9 @@ class Augmentation:
         share, magnitude = self.resized_crop, self.rand_augment_magnitude
         good = share is None or 0 < share <= 1
         _check("augmentation.resized_crop", share, good, "a share in (0, 1], or null")
+        _check(
+            "augmentation.crop", self.crop, self.crop is None or self.crop > 0, "a number of pixels"
+        )
         name = "augmentation.rand_augment_magnitude"
         _check(name, magnitude, 0 <= magnitude <= 30, "a number from 0 to 30")
         jitter = self.color_jitter
@@ -177,7 +183,8 @@ class Augmentation:
     def is_off(self) -> bool:
         """True if training images stay as they are."""
         changes = (self.flip, self.crop_padding, self.rand_augment, self.color_jitter, self.cutout)
-        return not any((*changes, self.mixup, self.cutmix, self.resized_crop is not None))
+        windows = (self.resized_crop is not None, self.crop is not None)
+        return not any((*changes, *windows, self.mixup, self.cutmix))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -157,7 +157,7 @@ class Kitchen:
         rows, preprocess = self.prepared.rows(role), self.member.preprocess
         images = self.prepared.images.take(rows)
         is_small = len(rows) * preprocess.size**2 * 3 <= CACHE_BYTES
-        if is_small and not is_fitted(images, preprocess.size):
+        if is_small and not is_fitted(images, preprocess):
             images = PixelImages(PixelStore(images, preprocess).batch(np.arange(len(rows))))
         return Split(images, self.prepared.targets(role))
 

@@ -7,31 +7,27 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fusetune.data.image_sizes import image_sizes
-from fusetune.data.inputs import Images
 from fusetune.data.prepare import Prepared, load_prepared
 from fusetune.errors import InvalidValue, WeightsError
 from fusetune.finetune.engine import Engine, Plan, Report, Split
 from fusetune.finetune.features import Features, backbone_checksum, check_linear_head, read_about
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.pixel_cache import Seen, with_pixels
+from fusetune.finetune.placing import as_seen, predicted_pieces
 from fusetune.finetune.settings import FineTune
 from fusetune.finetune.snapshots import WEIGHTS, snapshot_weights
 from fusetune.fuse.state_dicts import state_checksum
 from fusetune.members.member import Member
 from fusetune.members.source import Source
 from fusetune.plugins import find
-from fusetune.predictions.detection.boxes import Boxes
-from fusetune.predictions.files import write_prediction
-from fusetune.predictions.kinds import Array, Kind
+from fusetune.predictions.files import write_prediction, write_prediction_pieces
+from fusetune.predictions.kinds import Array
 from fusetune.store.artifact import write_json
 
 __all__ = [
     "Finetuned",
     "check_member",
     "finetune_member",
-    "in_pixels",
-    "member_outputs",
     "member_with",
     "predict_member",
 ]
@@ -84,6 +80,7 @@ def check_member(
         if finetune.solves_head:
             check_linear_head(engine, member)
         engine.check(member, finetune)
+        _check_crop(source, member, finetune)
     return {
         "notes": list(member.notes),
         "parameters": parameters,
@@ -99,8 +96,8 @@ def _check_outputs(source: Source, member: Member, objective: Objective[Any]) ->
             f"'{source.member_name}' gives {member.gives}, and the objective {objective.name} "
             f"takes {objective.takes}",
             f"a source of models that give {objective.takes}",
-            "Use mini_detection or torchvision_detection for task: object_detection, and the other "
-            "sources for the other tasks.",
+            "Use mini_detection or torchvision_detection for task: object_detection, mini_segmentation "
+            "or torchvision_segmentation for task: semantic_segmentation, the other sources for others.",
         )
     if member.head_kept and not objective.keeps_heads:
         raise InvalidValue(
@@ -108,6 +105,16 @@ def _check_outputs(source: Source, member: Member, objective: Objective[Any]) ->
             f"{objective.name} cannot take as they are",
             "a new head",
             "Write head: replace.",
+        )
+
+
+def _check_crop(source: Source, member: Member, finetune: FineTune) -> None:
+    crop, size = finetune.augmentation.crop, member.preprocess.size
+    if crop is not None and crop > size:
+        raise InvalidValue(
+            f"finetune.augmentation.crop is {crop}, and images of '{source.member_name}' have {size} pixels",
+            f"at most {size}",
+            "Lower crop, or raise preprocess.size.",
         )
 
 
@@ -150,7 +157,7 @@ def finetune_member(
         known, notes = _known(member, features)
         if known is None or not plan.settings.keeps_backbone:
             prepared = with_pixels(prepared, member.preprocess, data, report).prepared
-        splits = _splits(prepared, known, fixed_epoch=plan.only_epochs is not None)
+        splits = _splits(member, prepared, known, fixed_epoch=plan.only_epochs is not None)
         history = engine.finetune(member, plan, splits, folder / "work", report)
         history = replace(history, notes=(*history.notes, *notes))
         write_json(folder / "history.json", asdict(history))
@@ -183,7 +190,7 @@ def predict_member(
         report: Takes progress events.
 
     Writes:
-        `<role>.parquet` for every such role that has rows, and `cost.json`: `predict_per_row` (mean
+        `<role>.parquet` (of masks a folder `<role>`) for every such role that has rows, and `cost.json`: `predict_per_row` (mean
         seconds, decoding and features included) and `parameters` (count).
     """
     prepared = load_prepared(data)
@@ -196,29 +203,23 @@ def predict_member(
         report({"phase": "predict", "role": role, "done": done / max(1, len(prepared.ids))})
         before = time.perf_counter()
         outputs = _outputs_of_features(member, known, rows)
+        ids, path = prepared.ids[rows], folder / f"{role}.parquet"
         if outputs is None:
-            outputs = member_outputs(member, seen.prepared.images.take(rows), report)
+            images = prepared.images.take(rows), seen.prepared.images.take(rows)
+            pieces = predicted_pieces(member, ids, images, objective, report)
+            write_prediction_pieces(path, pieces)
             seconds += seen.decode_per_row * len(rows)
         else:
+            write_prediction(path, objective.to_prediction(ids, member.classes, outputs))
             seconds += max(one.seconds_per_row for one in known) * len(rows)
         seconds, done = seconds + time.perf_counter() - before, done + len(rows)
-        prediction = objective.to_prediction(prepared.ids[rows], member.classes, outputs)
-        prediction = in_pixels(prediction, prepared.images.take(rows))
-        write_prediction(folder / f"{role}.parquet", prediction)
     parameters = _engine(member).num_parameters(member)
     cost = {"predict_per_row": seconds / max(1, done), "parameters": parameters}
     write_json(folder / "cost.json", cost)
 
 
-def in_pixels(prediction: Kind, images: Images) -> Kind:
-    """The same prediction; boxes in pixels of the images, which they were shares of."""
-    if isinstance(prediction, Boxes) and prediction.relative:
-        return prediction.scaled(image_sizes(images), relative=False)
-    return prediction
-
-
 def _splits(
-    prepared: Prepared, known: Features | None, *, fixed_epoch: bool
+    member: Member, prepared: Prepared, known: Features | None, *, fixed_epoch: bool
 ) -> tuple[Split, Split]:
     """Train and validation rows; a fixed epoch is chosen by none, and all rows train."""
     train = prepared.rows("train")
@@ -226,7 +227,7 @@ def _splits(
     first, second = (
         Split(
             images=prepared.images.take(rows),
-            targets=prepared.truth.take(rows),
+            targets=as_seen(prepared.truth.take(rows), member.preprocess),
             features_ND=None if known is None else known.take(rows),
         )
         for rows in (train, validation)
@@ -239,11 +240,6 @@ def member_with(source: Source, classes: tuple[str, ...], weights: Path) -> Memb
     member = source.load(classes, pretrained=False)
     _engine(member).load(member, weights)
     return member
-
-
-def member_outputs(member: Member, images: Images, report: Report = lambda event: None) -> Array:
-    """`(N, ...)` raw outputs of a member in evaluation mode."""
-    return _engine(member).outputs(member, images, report)
 
 
 def _outputs_of_features(member: Member, known: Sequence[Features], rows: Array) -> Array | None:

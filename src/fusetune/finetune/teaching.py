@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from fusetune.data.prepare import load_prepared
-from fusetune.finetune.engine import Report
-from fusetune.finetune.steps import member_outputs, member_with
+from fusetune.finetune.engine import Engine, Report
+from fusetune.finetune.steps import member_with
 from fusetune.members.source import Source
+from fusetune.plugins import find
 
 __all__ = ["LESSON", "teach"]
 
@@ -26,5 +27,5 @@ def teach(folder: Path, source: Source, data: Path, weights: Path, report: Repor
     report({"phase": "teach"})
     member = member_with(source, prepared.classes, weights)
     images = prepared.images.take(prepared.rows("train"))
-    outputs = member_outputs(member, images, report)
+    outputs = find(Engine, member.engine)().outputs(member, images, report)
     np.save(folder / LESSON, outputs.astype(np.float32))

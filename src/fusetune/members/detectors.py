@@ -99,9 +99,10 @@ def check_preprocess(source: Source, preprocess: Preprocess) -> None:
         InvalidValue: Names the key.
     """
     cropped = not preprocess.squash or (preprocess.resize or preprocess.size) != preprocess.size
-    seen_twice = preprocess.test_flip or preprocess.test_shift
+    views = ("test_flip", "test_shift", "test_scales", "test_window")
+    seen_twice = [name for name in views if getattr(preprocess, name)]
     if cropped or seen_twice:
-        key = "test_flip or test_shift" if seen_twice else "resize or squash: false"
+        key = seen_twice[0] if seen_twice else "resize or squash: false"
         raise InvalidValue(
             f"'{source.member_name}' has preprocess.{key}",
             "the whole image once, resized to a square: objects have places in it",

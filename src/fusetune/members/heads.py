@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find, replace and permute the head of a classifier, whatever its author called it.
+"""Find, replace and permute the head of a classifier or a segmenter, whatever its author called it.
 
 The head is found by what it does, not by its name: one batch runs through the model, and from the
 logits the autograd graph is followed backward to the nearest linear or convolution layers. Auxiliary
@@ -73,8 +73,8 @@ def find_head(model: "nn.Module", size: int) -> Head:
     modes and the caller's random state are the same afterwards.
 
     Args:
-        model: Takes (N, 3, H, W) floats and gives (N, C) logits; in training mode maybe a tuple of
-            the logits and auxiliary logits.
+        model: Takes (N, 3, H, W) floats and gives (N, C) logits, or (N, C, h, w) maps of them; in
+            training mode maybe a tuple of the logits and auxiliary logits.
         size: H = W of the images, in pixels.
 
     Raises:
@@ -126,7 +126,9 @@ def find_head(model: "nn.Module", size: int) -> Head:
 
 
 def trial_logits(model: "nn.Module", size: int) -> "Tensor":
-    """Logits of two random images in evaluation mode, (2, C); the model is the same afterwards.
+    """Logits of two random images in evaluation mode, (2, C) or (2, C, h, w).
+
+    The model is the same afterwards.
 
     Raises:
         InvalidValue: As in `find_head`.
@@ -266,18 +268,19 @@ def trial_outputs(model: "nn.Module", size: int, *, training: bool) -> object:
 
 
 def _logits_of(output: object, *, auxiliary: bool) -> "list[Tensor]":
-    """The logits that a model returned, then auxiliary logits, which have the same shape."""
+    """The logits that a model returned, then auxiliary logits, as many for every row."""
     import torch
 
     entries = list(output) if auxiliary and isinstance(output, tuple) else [output]
     entries = [entry for entry in entries if entry is not None]
-    shapes = {tuple(e.shape) if isinstance(e, torch.Tensor) else None for e in entries}
-    shape = next(iter(shapes)) if len(shapes) == 1 else None
-    if shape is None or len(shape) != 2 or shape[0] != NUM_TRIAL_ROWS:
+    shapes = {(e.ndim, *e.shape[:2]) if isinstance(e, torch.Tensor) else (0, 0, 0) for e in entries}
+    ndim, num_rows, *_ = next(iter(shapes)) if len(shapes) == 1 else (0, 0)
+    if ndim not in (2, 4) or num_rows != NUM_TRIAL_ROWS:
         mode = "training" if auxiliary else "evaluation"
         raise InvalidValue(
             f"the model gives {_describe(output)} for {NUM_TRIAL_ROWS} images in {mode} mode",
-            f"one tensor of logits, of shape ({NUM_TRIAL_ROWS}, number of classes)",
+            f"one tensor of logits, of shape ({NUM_TRIAL_ROWS}, number of classes), with height and "
+            "width behind them where every pixel has its own",
             "Let forward() return logits only; in training mode a tuple of them may add auxiliary ones.",
         )
     return entries

@@ -4,9 +4,9 @@
 import importlib.util
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusetune.errors import InvalidValue, name_some
 from fusetune.members.heads import (
@@ -17,13 +17,13 @@ from fusetune.members.heads import (
     trial_logits,
 )
 from fusetune.members.hub import weights_files
-from fusetune.members.member import Member, Preprocess
+from fusetune.members.member import Gives, Member, Preprocess, PreprocessOverride
 from fusetune.members.source import Source
 from fusetune.members.weights import Weights, check_weights, has_head, load_weights
 from fusetune.plugins import missing_extra
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 __all__ = ["Pretrained", "check_fields", "make_member"]
 
@@ -122,15 +122,18 @@ def make_member(
         notes.append(f"new head for {len(classes)} classes: {', '.join(head.names)}")
     elif weights is not None:
         permute_head(model, head, order)
-    notes += _check_logits(model, size, len(classes))
+    logits = trial_logits(model, size)
+    notes += _check_logits(logits, len(classes))
+    gives: Gives = "maps" if logits.ndim == 4 else "logits"
     return Member(
         model=model,
         engine=source.engine,
         classes=tuple(classes),
-        preprocess=pretrained.preprocess,
+        preprocess=_preprocess_of(source, pretrained.preprocess, gives),
         head=head.names,
         head_kept=order is not None,
         notes=tuple(notes),
+        gives=gives,
     )
 
 
@@ -165,9 +168,28 @@ def _order(
     )
 
 
-def _check_logits(model: "nn.Module", size: int, num_classes: int) -> list[str]:
+def _preprocess_of(source: Source, own: Preprocess, gives: Gives) -> Preprocess:
+    """For maps the whole image in a square; refuse views that outputs of this form do not have."""
+    given = source.preprocess or PreprocessOverride()
+    if gives == "maps":
+        keys: dict[str, Any] = {
+            "resize": given.resize,
+            "squash: false": given.squash is False,
+            "test_shift": own.test_shift,
+        }
+        remedy = "the whole image, resized to a square: its pixels have places in it"
+    else:
+        keys = {"test_scales": own.test_scales, "test_window": own.test_window}
+        remedy = "views of whole images: these are for models that say something of every pixel"
+    if wrong := [key for key, value in keys.items() if value]:
+        raise InvalidValue(
+            f"'{source.member_name}' has preprocess.{wrong[0]}", remedy, "Leave it out."
+        )
+    return replace(own, resize=None, squash=True, dense=True) if gives == "maps" else own
+
+
+def _check_logits(logits: "Tensor", num_classes: int) -> list[str]:
     """Notes on what the finished model gives; refuses any other number of logits."""
-    logits = trial_logits(model, size)
     if logits.shape[1] != num_classes:
         raise InvalidValue(
             f"with a head for {num_classes} classes the model still gives {logits.shape[1]} logits",

@@ -8,8 +8,8 @@ from fusetune.errors import InvalidValue
 
 __all__ = ["Gives", "Member", "Preprocess", "PreprocessOverride"]
 
-Gives = Literal["logits", "detections"]
-"""One number per class, or boxes with scores; see `detectors`."""
+Gives = Literal["logits", "detections", "maps"]
+"""One number per class, boxes with scores (see `detectors`), or logits of places in the image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,11 @@ class Preprocess:
             (test-time augmentation, Krizhevsky et al. 2012).
         test_shift: Predictions average an image's outputs with those of the image moved by so many
             pixels up, down, left and right; 0: not. With `test_flip` too, ten images are seen.
+        test_scales: Predictions of maps average those of the image at these multiples of `size`;
+            empty: at `size` alone.
+        test_window: Predictions of maps are made in windows of this side, each half over the one
+            before it, and averaged where they overlap; None: of the whole image at once.
+        dense: Outputs have places in the image: it is brought to `size` before anything else.
     """
 
     size: int
@@ -38,6 +43,9 @@ class Preprocess:
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
     test_flip: bool = False
     test_shift: int = 0
+    test_scales: tuple[float, ...] = ()
+    test_window: int | None = None
+    dense: bool = False
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that an image is resized to before the center crop.
@@ -68,9 +76,11 @@ class PreprocessOverride:
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
     test_flip: bool | None = None
     test_shift: int | None = None
+    test_scales: tuple[float, ...] | None = None
+    test_window: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("size", "resize"):
+        for name in ("size", "resize", "test_window"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidValue(
@@ -81,6 +91,12 @@ class PreprocessOverride:
                 f"preprocess.test_shift is {self.test_shift}",
                 "a number of pixels of at least 0",
                 "Write 2, or leave it out.",
+            )
+        if self.test_scales is not None and min(self.test_scales, default=1) <= 0:
+            raise InvalidValue(
+                f"preprocess.test_scales is {list(self.test_scales)}",
+                "numbers above 0",
+                "Write [0.75, 1, 1.25].",
             )
         if self.std is not None and min(self.std) <= 0:
             raise InvalidValue(

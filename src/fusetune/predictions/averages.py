@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from fusetune.predictions.kinds import Columnar, Kind
+from fusetune.predictions.segmentation.masks import FusedMask, Masks, MeanRule, mask_like
 
 __all__ = ["mean_prediction"]
 
@@ -24,7 +25,8 @@ def mean_prediction(parts: Sequence[P]) -> P:
 
     Args:
         parts: Predictions of the same rows, in the same order, with the same columns; one of any
-            kind, several of numbers.
+            kind, several of numbers, or of masks of the same sizes, whose mean is computed where it
+            is read.
 
     Returns:
         Rows and columns as in the parts, in their precision.
@@ -41,6 +43,10 @@ def mean_prediction(parts: Sequence[P]) -> P:
         return first
     assert all(part.columns == first.columns for part in others)
     assert all(np.array_equal(part.ids, first.ids) for part in others)
+    if isinstance(first, Masks):
+        parts_of_rows = zip(*(part.masks for part in parts if isinstance(part, Masks)), strict=True)
+        num = len(first.classes)
+        return mask_like(first, first.ids, [FusedMask(m, num, MeanRule()) for m in parts_of_rows])
     assert isinstance(first, Columnar)
     arrays = [part.array_NC for part in parts if isinstance(part, Columnar)]
     mean_NC = np.stack(arrays).mean(axis=0, dtype=np.float64)

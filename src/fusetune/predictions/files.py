@@ -6,7 +6,8 @@
 Shapes: N rows, C classes, D values.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.detection.detections import object_columns, read_boxes, write_boxes
 from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import Array, Columnar, Kind, Marginals, Probabilities, Values
-from fusetune.predictions.segmentation.files import write_masks
+from fusetune.predictions.segmentation.files import kept_masks, write_mask_pieces, write_masks
 from fusetune.predictions.segmentation.label_maps import LabelMaps
 from fusetune.predictions.segmentation.masks import Masks
 from fusetune.predictions.tables import ID, TARGET, Table, named_errors, read_table, write_table
@@ -32,6 +33,7 @@ __all__ = [
     "target_columns",
     "write_columnar",
     "write_prediction",
+    "write_prediction_pieces",
     "write_probabilities",
     "write_targets",
 ]
@@ -87,10 +89,23 @@ def write_prediction(path: Path, prediction: Kind) -> None:
         write_columnar(path, prediction)
 
 
+def write_prediction_pieces(path: Path, pieces: Iterable[Kind]) -> None:
+    """As `write_prediction`, of consecutive rows after another: of masks, one piece is held at a time."""
+    others = iter(pieces)
+    first = next(others)
+    if isinstance(first, Masks):
+        masks = (one for one in others if isinstance(one, Masks))
+        write_mask_pieces(path.with_suffix(""), first.classes, itertools.chain([first], masks))
+        return
+    write_prediction(path, type(first).concat([first, *others]))
+
+
 def read_prediction_of(path: Path, kind: type[Kind]) -> Kind:
-    """Read what `write_prediction` wrote of a kind, in Parquet."""
+    """Read what `write_prediction` wrote of a kind, in Parquet; masks are read when they are needed."""
     if kind is Boxes:
         return read_boxes(path)
+    if kind is Masks:
+        return kept_masks(path.with_suffix(""))
     assert issubclass(kind, Columnar)
     return read_columnar(path, kind)
 

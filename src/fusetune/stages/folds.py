@@ -15,8 +15,8 @@ from fusetune.entries import MemberEntry
 from fusetune.errors import counted
 from fusetune.finetune.objective import Objective
 from fusetune.predictions.averages import mean_prediction
-from fusetune.predictions.files import read_columnar, write_columnar
-from fusetune.predictions.kinds import Columnar
+from fusetune.predictions.files import read_prediction_of, write_prediction
+from fusetune.predictions.kinds import Kind
 from fusetune.predictions.stack import rows_of
 from fusetune.stages.members import Context, Outcome, member_stage
 from fusetune.store.artifact import JSON, Artifact, Step
@@ -87,17 +87,15 @@ def _joined(context: Context, step: Step, outcome: Outcome) -> Artifact:
     folder, holdout = step.begin(), context.prepared.targets("holdout")
     parts = [_read(context, part, "holdout") for part in outcome.folds]
     union = type(parts[0]).concat(parts)
-    write_columnar(folder / "holdout.parquet", union.take(rows_of(union.ids, holdout.ids)))
+    write_prediction(folder / "holdout.parquet", union.take(rows_of(union.ids, holdout.ids)))
     tests = [_read(context, model, "test") for model in outcome.models]
-    write_columnar(folder / "test.parquet", mean_prediction(tests))
+    write_prediction(folder / "test.parquet", mean_prediction(tests))
     return step.finish()
 
 
-def _read(context: Context, part: Outcome, role: str) -> Columnar:
-    kind = context.recipe.task.kind
+def _read(context: Context, part: Outcome, role: str) -> Kind:
     assert part.predicted is not None
-    assert issubclass(kind, Columnar)
-    return read_columnar(part.predicted.path(f"{role}.parquet"), kind)
+    return read_prediction_of(part.predicted.folder / f"{role}.parquet", context.recipe.task.kind)
 
 
 def best_epochs(finetuned: Iterable[Artifact]) -> list[int]:

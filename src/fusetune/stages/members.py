@@ -50,6 +50,10 @@ class Part:
     only_epochs: int | None = None
 
 
+PREDICTION_FILES = (".parquet", ".npy", "classes.txt")
+"""Endings of the files that hold a member's predictions, beside what they cost."""
+
+
 @dataclass(frozen=True, eq=False)
 class Context:
     """What every stage of one run works with.
@@ -221,7 +225,7 @@ class Outcome:
     def predictions_fingerprint(self) -> str:
         """Hash of its predictions; what they cost is not in it."""
         assert self.predicted is not None
-        return self.predicted.fingerprint_of("", suffix=".parquet")
+        return self.predicted.fingerprint_of("", suffix=PREDICTION_FILES)
 
     @property
     def cost(self) -> Cost:

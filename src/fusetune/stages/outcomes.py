@@ -20,12 +20,16 @@ from fusetune.metric import Metric
 from fusetune.plugins import find
 from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.files import read_prediction_of
-from fusetune.predictions.kinds import Array
+from fusetune.predictions.kinds import Array, Kind
+from fusetune.predictions.segmentation.label_maps import LabelMaps
+from fusetune.predictions.segmentation.masks import Masks
+from fusetune.predictions.segmentation.resampled import resampled
 from fusetune.predictions.stack import Stack
-from fusetune.predictions.targets import Targets
+from fusetune.predictions.targets import GroundTruth, Targets
 from fusetune.report.contents import FOLD, THUMBNAILS
 from fusetune.report.rows import disputed
 from fusetune.stages.folds import about_folds, objectives_of
+from fusetune.stages.mask_pictures import save_mask_pictures
 from fusetune.stages.members import Context, Outcome
 from fusetune.store.artifact import Artifact
 from fusetune.values import plain
@@ -50,7 +54,10 @@ def judge_of(context: Context, finished: Sequence[Outcome]) -> Judge:
     stacks = {}
     for role in prepared.judged_roles:
         predictions = {
-            o.entry.name: read_prediction_of(o.predicted.path(f"{role}.parquet"), kind)
+            o.entry.name: _of_truth(
+                read_prediction_of(o.predicted.folder / f"{role}.parquet", kind),
+                prepared.targets(role),
+            )
             for o in finished
             if o.predicted is not None
         }
@@ -59,6 +66,14 @@ def judge_of(context: Context, finished: Sequence[Outcome]) -> Judge:
         )
     costs = {o.entry.name: o.cost for o in finished}
     return replace(judge_without_members(context), stacks=stacks, costs=costs)
+
+
+def _of_truth(prediction: Kind, truth: GroundTruth) -> Kind:
+    """Masks of the truth's sizes; all else as it is."""
+    if not isinstance(prediction, Masks) or not isinstance(truth, LabelMaps):
+        return prediction
+    size_of = dict(zip(truth.ids.tolist(), (one.size for one in truth.maps), strict=True))
+    return resampled(prediction, [size_of[name] for name in prediction.ids.tolist()])
 
 
 def judge_without_members(context: Context) -> Judge:
@@ -98,10 +113,11 @@ def publish_predictions(context: Context, outcomes: Sequence[Outcome]) -> None:
         if folder.name not in finished:
             experiment.withdraw(f"predictions/{folder.name}")
     for name, artifact in finished.items():
+        ending = "" if context.recipe.task.kind is Masks else ".parquet"
         for role in JUDGED_ROLES:
-            shown_as = f"predictions/{name}/{role}.parquet"
+            shown_as = f"predictions/{name}/{role}{ending}"
             if role in context.prepared.judged_roles:
-                experiment.publish(artifact.path(f"{role}.parquet"), shown_as)
+                experiment.publish(artifact.folder / f"{role}{ending}", shown_as)
             else:
                 experiment.withdraw(shown_as)
 
@@ -215,12 +231,15 @@ def _curves(outcome: Outcome) -> dict[str, Outcome]:
     return {f"{outcome.entry.name}{FOLD}{n}": one for n, one in enumerate(outcome.folds, start=1)}
 
 
-def save_thumbnails(context: Context, judge: Judge, data: Artifact) -> None:
+def save_thumbnails(context: Context, judge: Judge, data: Artifact, fused: Artifact) -> None:
     """Small pictures of the test rows on which the members disagree most, for the report.
 
     From the stored rows: the user's own files may have gone since.
     """
     stack, targets = judge.stacks["test"], judge.targets["test"]
+    if isinstance(targets, LabelMaps):
+        chosen = fused.folder / "predictions" / "test"
+        save_mask_pictures(context.experiment.folder, stack, targets, chosen)
     if not isinstance(targets, Targets):
         return  # numbers and label sets have no such rows in the report
     members = dict(zip(stack.members, stack.parts, strict=True))

@@ -14,7 +14,7 @@ from fusetune.stages.distilling import NOT_YET, promised_steps
 from fusetune.stages.features import feature_steps
 from fusetune.stages.folds import best_epochs, folded, join_step
 from fusetune.stages.fusion import ensemble_inputs, fuse_step
-from fusetune.stages.members import Context
+from fusetune.stages.members import PREDICTION_FILES, Context
 from fusetune.stages.outcomes import judge_without_members
 from fusetune.stages.scouting import (
     Looked,
@@ -86,7 +86,7 @@ def _predict_step(context: Context, entry: MemberEntry, finetune: Step) -> Step:
 def _predictions_of(step: Step) -> str:
     """Fingerprint of the predictions that a step makes."""
     made = step.promised()
-    return NOT_YET if made is None else made.fingerprint_of("", suffix=".parquet")
+    return NOT_YET if made is None else made.fingerprint_of("", suffix=PREDICTION_FILES)
 
 
 def _folded(context: Context, entry: MemberEntry) -> tuple[list[PlannedStep], str]:

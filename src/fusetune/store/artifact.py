@@ -80,7 +80,7 @@ class Artifact:
     folder: Path
     checksums: Mapping[str, str]
 
-    def fingerprint_of(self, prefix: str, suffix: str = "") -> str:
+    def fingerprint_of(self, prefix: str, suffix: str | tuple[str, ...] = "") -> str:
         """Hash of some files' content: what the steps that read them depend on."""
         names = [n for n in self.checksums if n.startswith(prefix) and n.endswith(suffix)]
         assert names, (prefix, suffix)

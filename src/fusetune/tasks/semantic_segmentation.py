@@ -13,11 +13,11 @@ __all__ = ["SemanticSegmentation"]
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticSegmentation(Task):
-    """Which of C classes does each pixel of an image show? Fuses folders of masks; fine-tunes nothing."""
+    """Which of C classes does each pixel of an image show?"""
 
     title: ClassVar[str] = "Semantic segmentation"
     kind: ClassVar[type[Kind]] = Masks
-    objective: ClassVar[str | None] = None
+    objective: ClassVar[str | None] = "segmentation"
     default_metric: ClassVar[str] = "mean_iou"
     metrics: ClassVar[tuple[str, ...]] = ("mean_iou", "pixel_accuracy", "mean_dice", "boundary_f1")
     methods: ClassVar[tuple[str, ...]] = (

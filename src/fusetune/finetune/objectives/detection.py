@@ -48,7 +48,7 @@ class Detection(Objective[Boxes]):
         "distill",
         "compile",
     )
-    unused_augmentation: ClassVar[tuple[str, ...]] = ("rand_augment", "mixup", "cutmix")
+    unused_augmentation: ClassVar[tuple[str, ...]] = ("crop", "rand_augment", "mixup", "cutmix")
     takes: ClassVar[Gives] = "detections"
 
     def check(self, settings: FineTune) -> None:

@@ -19,14 +19,15 @@ from fusetune.finetune.pytorch.rand_augment import blended, gray, rand_augmented
 from fusetune.finetune.randomness import Keys, mixed_seed, uniforms
 from fusetune.finetune.settings import Augmentation
 
-__all__ = ["augmented", "epoch_draws", "mixed", "partners"]
+__all__ = ["augmented", "epoch_draws", "label_maps_moved", "mixed", "partners"]
 
 FLIP, DOWN, RIGHT = range(3)
 AREA, ASPECT, TOP, LEFT = range(3, 7)
 BRIGHTNESS, CONTRAST, SATURATION = range(7, 10)
 HOLE_Y, HOLE_X = range(10, 12)
 WHICH, MIXUP, CUTMIX, BOX_Y, BOX_X = range(12, 17)
-POLICY = 17  # the first of two columns per operation
+WINDOW_Y, WINDOW_X = range(17, 19)
+POLICY = 19  # the first of two columns per operation
 MOST_ASPECT = 4 / 3
 FILL = 128
 
@@ -51,9 +52,14 @@ def epoch_draws(keys: Keys, augmentation: Augmentation, *, seed: int, epoch: int
 def augmented(pixels: Tensor, draws_BD: Tensor, augmentation: Augmentation) -> Tensor:
     """Changed copies of `(B, H, W, 3)` uint8 pixels, in the order of `Augmentation`'s fields."""
     if augmentation.flip or augmentation.crop_padding:
-        pixels = _flipped_and_shifted(pixels, draws_BD, augmentation)
+        pixels = _flipped_and_shifted(pixels, draws_BD, augmentation, fill=0)
     if augmentation.resized_crop is not None:
-        pixels = _resized_crop(pixels, draws_BD, augmentation.resized_crop)
+        images = pixels.permute(0, 3, 1, 2).float()
+        grid = _window_grid(images, draws_BD, augmentation.resized_crop)
+        resized = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        pixels = _to_uint8(resized).permute(0, 2, 3, 1).contiguous()
+    if augmentation.crop is not None:
+        pixels = _cropped(pixels, draws_BD, augmentation.crop)
     if augmentation.rand_augment:
         policy_BD = draws_BD[:, POLICY:]
         pixels = rand_augmented(pixels, policy_BD, augmentation.rand_augment_magnitude)
@@ -62,6 +68,22 @@ def augmented(pixels: Tensor, draws_BD: Tensor, augmentation: Augmentation) -> T
     if augmentation.cutout:
         pixels = _holed(pixels, draws_BD, augmentation.cutout)
     return pixels
+
+
+def label_maps_moved(maps: Tensor, draws_BD: Tensor, augmentation: Augmentation) -> Tensor:
+    """`(B, H, W)` classes of the pixels of images that `augmented` changed; -1 where there is none."""
+    if augmentation.flip or augmentation.crop_padding:
+        maps = _flipped_and_shifted(maps, draws_BD, augmentation, fill=-1)
+    if augmentation.resized_crop is not None:
+        numbers = maps[:, None].float()
+        grid = _window_grid(numbers, draws_BD, augmentation.resized_crop)
+        resized = functional.grid_sample(
+            numbers, grid, mode="nearest", padding_mode="border", align_corners=False
+        )
+        maps = resized[:, 0].round().to(maps.dtype)
+    if augmentation.crop is not None:
+        maps = _cropped(maps, draws_BD, augmentation.crop)
+    return maps
 
 
 def partners(values: Tensor) -> Tensor:
@@ -93,9 +115,11 @@ def mixed(
     return images, torch.where(cut_B, outside_B, shares_B)
 
 
-def _flipped_and_shifted(pixels: Tensor, draws_BD: Tensor, augmentation: Augmentation) -> Tensor:
-    """One gather: where every pixel of the result comes from, row by row and column by column."""
-    num, height, width, _ = pixels.shape
+def _flipped_and_shifted(
+    pixels: Tensor, draws_BD: Tensor, augmentation: Augmentation, *, fill: int
+) -> Tensor:
+    """One gather: where every pixel `(B, H, W, ...)` of the result comes from, row by row and column by column."""
+    num, height, width = pixels.shape[:3]
     pad, device = augmentation.crop_padding, pixels.device
     shifts_B2 = (draws_BD[:, DOWN : RIGHT + 1] * (2 * pad + 1)).long() - pad
     ys_BH = torch.arange(height, device=device) + shifts_B2[:, :1]
@@ -109,12 +133,23 @@ def _flipped_and_shifted(pixels: Tensor, draws_BD: Tensor, augmentation: Augment
         inside_BHW = ((ys_BH >= 0) & (ys_BH < height))[:, :, None] & (
             (xs_BW >= 0) & (xs_BW < width)
         )[:, None, :]
-        moved = moved * inside_BHW[..., None]
+        inside = inside_BHW.view(*inside_BHW.shape, *[1] * (pixels.ndim - 3))
+        moved = moved * inside if fill == 0 else torch.where(inside, moved, fill)
     return moved
 
 
-def _resized_crop(pixels: Tensor, draws_BD: Tensor, least: float) -> Tensor:
-    """A window of random area and aspect, resized to the whole."""
+def _cropped(pixels: Tensor, draws_BD: Tensor, side: int) -> Tensor:
+    """A window of `(B, H, W, ...)` anywhere."""
+    num, height, width = pixels.shape[:3]
+    inside, device = torch.arange(side, device=pixels.device), pixels.device
+    tops_B = (draws_BD[:, WINDOW_Y] * (height - side + 1)).long()
+    lefts_B = (draws_BD[:, WINDOW_X] * (width - side + 1)).long()
+    ys, xs = (tops_B[:, None] + inside)[:, :, None], (lefts_B[:, None] + inside)[:, None, :]
+    return pixels[torch.arange(num, device=device)[:, None, None], ys, xs]
+
+
+def _window_grid(images: Tensor, draws_BD: Tensor, least: float) -> Tensor:
+    """Where `grid_sample` finds a window of random area and aspect in `(B, c, H, W)`."""
     area_B = least + (1 - least) * draws_BD[:, AREA]
     aspect_B = torch.exp((2 * draws_BD[:, ASPECT] - 1) * math.log(MOST_ASPECT))
     height_B = (area_B / aspect_B).sqrt().clamp(max=1)
@@ -125,10 +160,7 @@ def _resized_crop(pixels: Tensor, draws_BD: Tensor, least: float) -> Tensor:
     zeros_B = torch.zeros_like(down_B)
     lines = [width_B, zeros_B, right_B, zeros_B, height_B, down_B]
     windows_B23 = torch.stack(lines, dim=1).view(-1, 2, 3)
-    images = pixels.permute(0, 3, 1, 2).float()
-    grid = functional.affine_grid(windows_B23, list(images.shape), align_corners=False)
-    resized = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    return _to_uint8(resized).permute(0, 2, 3, 1).contiguous()
+    return functional.affine_grid(windows_B23, list(images.shape), align_corners=False)
 
 
 def _jittered(pixels: Tensor, draws_BD: Tensor, strength: float) -> Tensor:

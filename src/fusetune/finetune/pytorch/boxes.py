@@ -73,7 +73,7 @@ def _flipped_and_shifted(
 
 
 def _within_windows(boxes: Tensor, draws_BD: Tensor, least: float) -> Tensor:
-    """Shares of the windows that `_resized_crop` takes."""
+    """Shares of the windows that `_window_grid` takes."""
     area_B = least + (1 - least) * draws_BD[:, AREA]
     aspect_B = torch.exp((2 * draws_BD[:, ASPECT] - 1) * math.log(MOST_ASPECT))
     sizes_B2 = torch.stack([area_B * aspect_B, area_B / aspect_B], dim=1).sqrt().clamp(max=1)

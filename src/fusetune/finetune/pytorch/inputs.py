@@ -4,7 +4,7 @@
 Shapes: N rows, B rows of a batch, H height, W width, 3 RGB channels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -24,9 +24,12 @@ __all__ = ["FeatureInput", "Feed", "ModelInput", "model_outputs"]
 
 RESIDENT_SHARE = 0.25  # of the device's free memory, for the pixels of one split
 EVALUATION_PIXELS = 256 * 224 * 224  # of one batch: 256 images of the usual size
+DENSE_SHARE = 8  # of these where every place has an output
 MOST_ROWS = 4096
 
 Rows = npt.NDArray[np.int64]
+Digest = Callable[[Tensor, Rows], Tensor]
+"""From outputs of some rows to what is kept of them."""
 
 
 class Feed:
@@ -108,10 +111,11 @@ class ModelInput:
         )
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """`(B, 3, size, size)` normalized floats from `(B, H, W, 3)` uint8."""
+        """`(B, 3, size, size)` normalized floats from `(B, H, W, 3)` uint8; dense, of the size given."""
         images = pixels.permute(0, 3, 1, 2).float() / 255
         size = self.preprocess.size
-        if tuple(images.shape[2:]) != (size, size):  # else the store has fitted them already
+        fitted = self.preprocess.dense or tuple(images.shape[2:]) == (size, size)
+        if not fitted:  # by the store already
             images = self._resized(images)
         images = (images - self.mean) / self.std
         return images.contiguous(memory_format=self.memory_format)
@@ -146,17 +150,29 @@ def model_outputs(
     model_input: ModelInput | FeatureInput,
     precision: str = "fp32",
     views: Views = as_they_are,
+    digest: Digest | None = None,
 ) -> Array:
     """`(N, ...)` main-head outputs in evaluation mode, means over views; the mode is restored.
 
     Where memory runs out, all rows are predicted again in batches of half the size.
+
+    Args:
+        model: On the feed's device.
+        feed: The rows.
+        model_input: From a batch of these to what the model takes.
+        precision: `fp32` or `bf16`.
+        views: What is seen of each row.
+        digest: Its results are given instead, one batch's after another's; None: the outputs.
     """
     training, num = model.training, evaluation_batch(model_input, feed.device)
     model.eval()
     try:
         while True:
             try:
-                return _outputs(model, feed, model_input, precision, views, num)
+                with torch.inference_mode():
+                    batches = _outputs(model, feed, model_input, precision, views, num)
+                    kept = [one if digest is None else digest(one, rows) for one, rows in batches]
+                    return torch.cat(kept).cpu().numpy()
             except RuntimeError as error:
                 if num == 1 or not is_out_of_memory(error):
                     raise
@@ -173,22 +189,25 @@ def _outputs(
     precision: str,
     views: Views,
     num: int,
-) -> Array:
+) -> Iterator[tuple[Tensor, Rows]]:
+    """One batch's outputs, and its rows, after another's."""
+
     def main(images: Tensor) -> Tensor:
         with autocast(precision, feed.device):
             outputs = model(images)
         return (outputs[0] if isinstance(outputs, tuple) else outputs).float()
 
-    parts = []
-    with torch.inference_mode():
-        for pixels in feed.batches(list(row_slices(len(feed.store), num))):
-            seen = [main(images) for images in views(model_input(pixels))]
-            parts.append(torch.stack(seen).mean(dim=0) if len(seen) > 1 else seen[0])
-        return torch.cat(parts).cpu().numpy()
+    rows = list(row_slices(len(feed.store), num))
+    for some, pixels in zip(rows, feed.batches(rows), strict=True):
+        yield views(main, model_input(pixels)), some
 
 
 def evaluation_batch(model_input: ModelInput | FeatureInput, device: torch.device) -> int:
     """Rows per batch where no gradients are kept: many on a GPU, which small ones leave idle."""
+    preprocess = model_input.preprocess
+    fitting = EVALUATION_PIXELS // preprocess.size**2
+    if preprocess.dense:
+        return max(1, min(256, fitting // DENSE_SHARE))
     if device.type != "cuda":
         return 256
-    return max(64, min(MOST_ROWS, EVALUATION_PIXELS // model_input.preprocess.size**2))
+    return max(64, min(MOST_ROWS, fitting))

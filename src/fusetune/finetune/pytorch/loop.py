@@ -302,7 +302,8 @@ class Training:
         """Score the validation rows, and keep the weights if they are the best."""
         state = self.state
         with self.stopwatch.validating():
-            outputs = self.trainee.validation_outputs(state.precision)
+            digest = self.digest if self.objective.digests else None
+            outputs = self.trainee.validation_outputs(state.precision, digest)
         figures = self.objective.scores(outputs, self.validation_targets)
         state.epoch += 1
         state.seconds += state.epoch_seconds
@@ -324,6 +325,11 @@ class Training:
             }
         state.step, state.loss_sum, state.rows, state.epoch_seconds = 0, 0.0, 0, 0.0
         return record
+
+    def digest(self, outputs: Tensor, rows: Array) -> Tensor:
+        """What scoring takes of some validation rows' outputs."""
+        targets = torch.from_numpy(self.validation_targets[rows]).to(self.device)
+        return self.objective.digest(outputs, targets)
 
     def check_finite(self) -> None:
         """Read the sum of losses; stop a diverged run before it wastes more time."""

@@ -16,7 +16,13 @@ from torch import nn
 from fusetune.finetune.batches import FeatureStore, PixelStore
 from fusetune.finetune.engine import Split
 from fusetune.finetune.pytorch.features import linear_head
-from fusetune.finetune.pytorch.inputs import FeatureInput, Feed, ModelInput, model_outputs
+from fusetune.finetune.pytorch.inputs import (
+    Digest,
+    FeatureInput,
+    Feed,
+    ModelInput,
+    model_outputs,
+)
 from fusetune.finetune.pytorch.optimizer import trains_head_alone
 from fusetune.finetune.pytorch.precision import memory_format
 from fusetune.finetune.settings import FineTune
@@ -42,9 +48,11 @@ class Trainee:
     validation: Feed
     model_input: ModelInput | FeatureInput
 
-    def validation_outputs(self, precision: str) -> Array:
-        """`(N, ...)` outputs of its validation rows in evaluation mode."""
-        return model_outputs(self.model, self.validation, self.model_input, precision)
+    def validation_outputs(self, precision: str, digest: Digest | None = None) -> Array:
+        """`(N, ...)` outputs of its validation rows in evaluation mode, or what is kept of them."""
+        return model_outputs(
+            self.model, self.validation, self.model_input, precision, digest=digest
+        )
 
 
 class Trainees:

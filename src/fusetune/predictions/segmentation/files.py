@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusetune.errors import InvalidValue, PredictionError, name_some
-from fusetune.predictions.kinds import Array, Floats
+from fusetune.predictions.kinds import Array, Floats, as_ids
 from fusetune.predictions.segmentation.label_maps import IGNORED, Labels
 from fusetune.predictions.segmentation.masks import BAND_BYTES, Mask, Masks, Places, widened
 
@@ -31,9 +31,11 @@ __all__ = [
     "FileMask",
     "Legend",
     "holds_masks",
+    "kept_masks",
     "mask_paths",
     "read_legend",
     "stored_shape",
+    "write_mask_pieces",
     "write_masks",
 ]
 
@@ -252,20 +254,34 @@ def write_masks(folder: Path, masks: Masks) -> None:
         folder: Replaced if it is there.
         masks: What to write; computed and written band by band.
     """
+    write_mask_pieces(folder, masks.classes, [masks])
+
+
+def write_mask_pieces(folder: Path, classes: Sequence[str], pieces: Iterable[Masks]) -> None:
+    """As `write_masks`, from pieces with these classes, of which one is held at a time."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        for name, mask in zip(masks.ids.tolist(), masks.masks, strict=True):
-            path = made / f"{name}.npy"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write_array(path, mask)
-        (made / CLASSES_FILE).write_text("\n".join(masks.classes) + "\n", encoding="utf-8")
+        for masks in pieces:
+            for name, mask in zip(masks.ids.tolist(), masks.masks, strict=True):
+                path = made / f"{name}.npy"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _write_array(path, mask)
+        (made / CLASSES_FILE).write_text("\n".join(classes) + "\n", encoding="utf-8")
         made.chmod(0o755)
         if folder.is_dir():
             shutil.rmtree(folder)
         made.rename(folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def kept_masks(folder: Path) -> Masks:
+    """Masks that `write_masks` wrote, sorted by id; their numbers are not checked again."""
+    paths = mask_paths(folder)
+    legend = read_legend(folder)
+    assert legend is not None
+    return Masks(as_ids(list(paths)), legend.classes, tuple(map(FileMask, paths.values())))
 
 
 def _write_array(path: Path, mask: Mask) -> None:

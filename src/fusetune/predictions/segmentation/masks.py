@@ -26,6 +26,7 @@ __all__ = [
     "FusedMask",
     "Mask",
     "Masks",
+    "MeanRule",
     "OrderedMask",
     "Places",
     "Rule",
@@ -176,6 +177,20 @@ class Rule(abc.ABC):
     def write(self, bands: Iterable[Floats], out: Floats) -> None:
         """As calling it, into an array of the result's shape and precision."""
         out[...] = self(bands)
+
+
+class MeanRule(Rule):
+    """The mean of masks with the same classes."""
+
+    def __call__(self, bands: Iterable[Floats]) -> Floats:
+        """See `Rule`."""
+        others = iter(bands)
+        total, number = next(others).copy(), 1
+        for band in others:
+            total += band
+            number += 1
+        total /= number
+        return total
 
 
 class FusedMask(Mask):

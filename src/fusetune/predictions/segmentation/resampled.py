@@ -4,13 +4,15 @@
 Shapes: C classes, H W pixels.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from fusetune.predictions.kinds import Floats
-from fusetune.predictions.segmentation.masks import Mask, Size
+from fusetune.predictions.segmentation.masks import Mask, Masks, Size, mask_like
 
-__all__ = ["ResampledMask"]
+__all__ = ["ResampledMask", "resampled"]
 
 Integers = npt.NDArray[np.int64]
 
@@ -46,6 +48,15 @@ class ResampledMask(Mask):
         share_W = share_W.astype(lines.dtype)
         wide: Floats = tall[..., left] + (tall[..., right] - tall[..., left]) * share_W
         return wide
+
+
+def resampled(masks: Masks, sizes: Sequence[Size]) -> Masks:
+    """The same masks at other sizes, row by row; those that have theirs already stay as they are."""
+    made = [
+        mask if mask.size == size else ResampledMask(mask, size)
+        for mask, size in zip(masks.masks, sizes, strict=True)
+    ]
+    return mask_like(masks, masks.ids, made)
 
 
 def _between(old: int, new: int) -> tuple[Integers, Integers, Floats]:
