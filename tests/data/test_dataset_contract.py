@@ -8,14 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fusetune.data.dataset import Dataset
 from fusetune.errors import DataError, FusetuneError
 from fusetune.plugins import discover, plugin_names
 from fusetune.predictions.detection.objects import Objects
+from fusetune.predictions.segmentation.label_maps import LabelMaps
 
 SOURCES = plugin_names(Dataset)
-OF_OBJECTS = ("boxes", "scenes")
+TRUTH = {"boxes": Objects, "scenes": Objects, "masks": LabelMaps}
+"""Of sources that know no class of an image."""
 
 
 def labels_of(folder: Path) -> Path:
@@ -25,6 +28,18 @@ def labels_of(folder: Path) -> Path:
     for path in folder.rglob("*.png"):
         (labels / f"{path.stem}.txt").write_text("0 0.5 0.5 0.5 0.5")
     return labels
+
+
+def masks_of(folder: Path) -> Path:
+    """Label maps of the images in a folder: one class above another."""
+    for path in folder.rglob("*.png"):
+        with Image.open(path) as image:
+            width, height = image.size
+        labels = np.arange(height)[:, None].repeat(width, axis=1) > height // 2
+        mask = folder.parent / "masks" / path.relative_to(folder)
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(labels.astype(np.uint8)).save(mask)
+    return folder.parent / "masks"
 
 
 @pytest.fixture
@@ -40,6 +55,11 @@ def example(class_folder, image_file):
     options = {
         "boxes": {"images": class_folder, "annotations": labels_of(class_folder)},
         "scenes": {"num_images": 3, "size": 32},
+        "masks": {
+            "images": class_folder,
+            "masks": masks_of(class_folder),
+            "names": ("sky", "road"),
+        },
         "arrays": {"path": class_folder.parent / "rows.npz"},
         "digits": {},
         "folder": {"path": class_folder},
@@ -55,8 +75,8 @@ def test_rows_are_whole_and_the_same_every_time(name, example):
         pytest.importorskip("torchvision")
     data = example(name)
     assert data.name == name
-    if name in OF_OBJECTS:
-        rows, again = (data.read_as(Objects) for _ in range(2))
+    if name in TRUTH:
+        rows, again = (data.read_as(TRUTH[name]) for _ in range(2))
         rows, again = (replace(r, labels=r.truth.strata_N.astype(str)) for r in (rows, again))
         assert rows.truth.ids.tolist() == rows.ids.tolist()
     else:
@@ -64,7 +84,7 @@ def test_rows_are_whole_and_the_same_every_time(name, example):
     assert len(rows) == len(rows.images) == len(rows.labels) > 0
     assert len(np.unique(rows.ids)) == len(rows) and (rows.ids != "").all()
     assert rows.ids.dtype.kind == rows.labels.dtype.kind == "U"
-    named = name not in OF_OBJECTS and rows.classes
+    named = name not in TRUTH and rows.classes
     assert not named or set(rows.labels.tolist()) <= set(rows.classes)
     assert rows.ids.tolist() == again.ids.tolist() and rows.labels.tolist() == again.labels.tolist()
     assert rows.images.digests() == again.images.digests()
@@ -93,7 +113,8 @@ def test_a_path_that_is_not_there_is_an_error_for_people(name, tmp_path):
     paths = [field.name for field in dataclasses.fields(source) if hints[field.name] is Path]
     for path in paths:
         extra = {"dataset": "CIFAR10", "download": False} if name == "torchvision" else {}
+        others = {other: tmp_path for other in paths if other != path}
         with pytest.raises(DataError, match="none") as caught:
-            source(**{path: tmp_path / "none"}, **extra).read()
+            source(**{path: tmp_path / "none"}, **others, **extra).read()
         assert isinstance(caught.value, FusetuneError) and caught.value.exit_code == 2
     assert paths or name in ("digits", "scenes")

@@ -199,9 +199,9 @@ class Failing(nn.Module):
         raise KeyError("no such thing")
 
 
-class Maps(nn.Module):
+class Volumes(nn.Module):
     def forward(self, images):
-        return images
+        return images[..., None]
 
 
 class WithFeatures(Gated):
@@ -247,8 +247,8 @@ class Reshaped(nn.Module):
         ),
         (Failing(), "(KeyError: 'no such thing')"),
         (
-            Maps(),
-            "the model gives a tensor of shape (2, 3, 8, 8) for 2 images in training mode; exp",
+            Volumes(),
+            "the model gives a tensor of shape (2, 3, 8, 8, 1) for 2 images in training mode; exp",
         ),
         (
             Nothing(),

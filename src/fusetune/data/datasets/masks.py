@@ -104,16 +104,7 @@ class Masks(Dataset):
         self, folder: Path, masks: dict[str, Path]
     ) -> tuple[dict[str, tuple[Path, Path]], tuple[str, ...]]:
         """Id → the image's file and the label map's, and notes on those without the other."""
-        images: dict[str, Path] = {}
-        for name in sorted(listed_images(folder)):
-            stem = Path(name).with_suffix("").as_posix()
-            if stem in images:
-                raise DataError(
-                    f"'{folder}' has two images called '{stem}': {images[stem].name} and {Path(name).name}",
-                    "a name of its own for every image",
-                    "Rename one of them.",
-                )
-            images[stem] = folder / name
+        images = _images(folder)
         of_image = {
             name.removesuffix(self.suffix): path
             for name, path in masks.items()
@@ -161,6 +152,21 @@ class Masks(Dataset):
                 )
             maps.append(one)
         return tuple(maps)
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    """Path in the folder without the ending → file."""
+    images: dict[str, Path] = {}
+    for name in sorted(listed_images(folder)):
+        stem = Path(name).with_suffix("").as_posix()
+        if stem in images:
+            raise DataError(
+                f"'{folder}' has two images called '{stem}': {images[stem].name} and {Path(name).name}",
+                "a name of its own for every image",
+                "Rename one of them.",
+            )
+        images[stem] = folder / name
+    return images
 
 
 def _of_data(error: PredictionError | InvalidValue) -> DataError:

@@ -157,7 +157,9 @@ class FileLabels(Labels):
             PredictionError: A damaged file, colors without a legend of colors, or a number or color
                 of no class.
         """
-        return _decoded(self.path, self.legend)
+        with _readable(self.path):
+            status = self.path.stat()
+        return _decoded(self.path, self.legend, (status.st_mtime_ns, status.st_size))
 
 
 class FileMask(Mask):
@@ -320,7 +322,8 @@ def _unpacked(path: Path) -> Array:
 
 
 @lru_cache(maxsize=DECODED)
-def _decoded(path: Path, legend: Legend) -> npt.NDArray[np.int16]:
+def _decoded(path: Path, legend: Legend, _: tuple[int, int]) -> npt.NDArray[np.int16]:
+    """Kept until the file's time of change or size are others."""
     if path.suffix.lower() in ARRAYS:
         numbers = np.asarray(_mapped(path))
         if numbers.ndim != 2 or numbers.dtype.kind not in "iu":
