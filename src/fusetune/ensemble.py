@@ -113,7 +113,7 @@ class Ensemble:
         objectives = self.members[name].objectives or (self.objective,)
         predictions = [
             _objective(settings).to_prediction(
-                rows.ids, self.classes, member_outputs(model, rows.images)
+                rows.ids, model.classes, member_outputs(model, rows.images)
             )
             for settings, model in zip(objectives, self._models(name), strict=True)
         ]

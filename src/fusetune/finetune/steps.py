@@ -81,9 +81,9 @@ def check_member(
     engine = _engine(member)
     parameters = engine.num_parameters(member)
     if finetune is not None:
+        engine.check(member, finetune)
         if finetune.solves_head:
             check_linear_head(engine, member)
-        engine.check(member, finetune)
     return {
         "notes": list(member.notes),
         "parameters": parameters,
@@ -99,8 +99,8 @@ def _check_outputs(source: Source, member: Member, objective: Objective[Any]) ->
             f"'{source.member_name}' gives {member.gives}, and the objective {objective.name} "
             f"takes {objective.takes}",
             f"a source of models that give {objective.takes}",
-            "Use mini_detection or torchvision_detection for task: object_detection, and the other "
-            "sources for the other tasks.",
+            "Use mini_detection, torchvision_detection, transformers_detection, or onnx with a decoder, "
+            "for task: object_detection, and the other sources for the other tasks.",
         )
     if member.head_kept and not objective.keeps_heads:
         raise InvalidValue(
