@@ -23,7 +23,7 @@ INDIFFERENT = """
     Add AveragePool BatchNormalization Cast Clip Concat Constant Conv ConvTranspose Div Elu
     Erf Exp Flatten Gather Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity
     LeakyRelu MatMul MaxPool Mul Pad Pow PRelu Relu Reshape Resize Sigmoid Softmax Softplus
-    Split Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze
+    ReduceMax ReduceMean Split Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze
 """
 """Operations that hold no size, but for `Reshape`, and for `Resize` to sizes instead of scales."""
 SMALL = 64  # numbers of a constant that may be a shape

@@ -15,9 +15,9 @@ __all__ = ["Detr"]
 
 @dataclass(frozen=True, kw_only=True)
 class Detr(Decoder):
-    """Boxes `(B, P, 4)` as shares, center and sides, beside logits of the classes, in any order.
+    """Boxes `(B, P, 4)` as shares, center and sides, beside logits of the classes.
 
-    Logits `(B, P, C + 1)`, whose last class is "no object", are read by a softmax, as DETR and
+    Which is which, their widths tell; where both have four columns, logits come first. Logits `(B, P, C + 1)`, whose last class is "no object", are read by a softmax, as DETR and
     YOLOS are trained; logits `(B, P, C)` by sigmoids, as Deformable DETR and RT-DETR are.
 
     Reference: Carion et al. "End-to-end object detection with transformers". ECCV 2020.
@@ -29,15 +29,18 @@ class Detr(Decoder):
     def decode(self, outputs: Sequence[Floats], view: View, num_classes: int) -> Found:
         """One box per query."""
         threes = [output for output in outputs if output.ndim == 3]
-        boxes = [output for output in threes if output.shape[2] == 4]
-        logits = [one for one in threes if one.shape[2] in (num_classes, num_classes + 1)]
-        if len(boxes) == 2:  # three or four classes
-            logits, boxes = boxes[:1], boxes[1:]
-        if len(boxes) != 1 or len(logits) != 1 or boxes[0] is logits[0]:
+        widths = (num_classes, num_classes + 1)
+        pairs = [
+            (boxes, logits)
+            for boxes in threes
+            for logits in threes
+            if boxes is not logits and boxes.shape[2] == 4 and logits.shape[2] in widths
+        ]
+        if not 1 <= len(pairs) <= 2:
             expected = f"boxes (B, P, 4) and logits (B, P, {num_classes}) or one more"
             raise unlike(self, outputs, expected)
-        logits_BPC = logits[0]
+        boxes_BP4, logits_BPC = pairs[-1]
         if logits_BPC.shape[2] == num_classes:
-            return corners(boxes[0]), sigmoid(logits_BPC)
+            return corners(boxes_BP4), sigmoid(logits_BPC)
         powers = np.exp(logits_BPC - logits_BPC.max(axis=-1, keepdims=True))
-        return corners(boxes[0]), (powers / powers.sum(axis=-1, keepdims=True))[..., :-1]
+        return corners(boxes_BP4), (powers / powers.sum(axis=-1, keepdims=True))[..., :-1]

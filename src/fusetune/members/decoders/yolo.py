@@ -28,6 +28,8 @@ class Yolo(Decoder):
     def decode(self, outputs: Sequence[Floats], view: View, num_classes: int) -> Found:
         """The boxes of all scales, one after the other; of several outputs the first counts."""
         said = outputs[0]
+        boxes_BP4: Floats
+        scores_BPC: Floats
         if said.ndim == 3 and said.shape[2] == 5 + num_classes:
             boxes_BP4, scores_BPC = said[..., :4], said[..., 5:] * said[..., 4:5]
         elif said.ndim == 3 and said.shape[1] == 4 + num_classes:
