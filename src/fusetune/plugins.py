@@ -26,6 +26,7 @@ _EXTRAS = {
     "transformers": "text",
     "numba": "detection",
     "peft": "lora",
+    **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
 }
 
 

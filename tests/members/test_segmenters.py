@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Segmenters of all sources: heads for the task's classes, own weights, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fusetune.members.sources.mini import Mini
 from fusetune.members.sources.mini_segmentation import MODELS, MiniSegmentation
 from fusetune.members.sources.module import Module
 from fusetune.members.sources.torchvision_segmentation import TorchvisionSegmentation
+from fusetune.members.sources.transformers_segmentation import TransformersSegmentation
 
 CLASSES = ("a", "b", "c", "d")
 SMALL = PreprocessOverride(size=64)
@@ -164,3 +166,43 @@ def test_a_network_of_ones_own_may_give_maps(tmp_path: Path) -> None:
     ).load(CLASSES)
     assert member.gives == "maps" and member.head == ("2",)
     assert member.preprocess.squash and outputs(member).shape == (3, 4, 32, 32)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_in_the_hubs_layout_keeps_its_head_by_name(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.SegformerConfig(
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 16, 24, 32],
+        num_attention_heads=[1, 1, 2, 2],
+        decoder_hidden_size=16,
+        id2label=dict(enumerate(CLASSES)),
+        label2id={name: index for index, name in enumerate(CLASSES)},
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.SegformerForSemanticSegmentation(config)
+    model.save_pretrained(tmp_path)
+    transformers.SegformerImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+    source = TransformersSegmentation(model="tiny", weights=tmp_path)
+    kept = source.load(CLASSES[::-1])
+    assert kept.gives == "maps" and kept.head_kept and kept.preprocess.size == 64
+    assert kept.head == ("decode_head.classifier",)
+    pixels = torch.from_numpy(PIXELS).permute(0, 3, 1, 2).float() / 255
+    mean, std = (
+        torch.tensor(v).view(1, 3, 1, 1) for v in (kept.preprocess.mean, kept.preprocess.std)
+    )
+    with torch.no_grad():
+        expected = model.eval()((pixels - mean) / std).logits.flip(1).numpy()
+    np.testing.assert_allclose(outputs(kept), expected, atol=1e-4)
+    fresh = source.load(("x", "y"))
+    assert not fresh.head_kept and outputs(fresh).shape == (3, 2, 16, 16)
+    file = tmp_path / "made.safetensors"
+    Torch().save(fresh, file)
+    made = fresh.preprocess
+    spelled_out = PreprocessOverride(size=made.size, mean=made.mean, std=made.std)
+    portable = replace(source.portable(), preprocess=spelled_out)
+    (tmp_path / "config.json").unlink()
+    rebuilt = portable.load(("x", "y"), pretrained=False)
+    Torch().load(rebuilt, file)
+    np.testing.assert_array_equal(outputs(rebuilt), outputs(fresh))

@@ -41,6 +41,8 @@ def test_an_unknown_source_is_refused_with_the_nearest():
         ("torchvision.Torchvision(model='resnet18')", "torchvision", "vision"),
         ("timm.Timm(model='resnet18')", "timm", "vision"),
         ("transformers.Transformers(model='a/b')", "transformers", "text"),
+        ("onnx.Onnx(model='a', classes=('b',))", "onnxruntime", "onnx"),
+        ("onnx.Onnx(model='a', classes=('b',))", "onnx", "onnx"),
     ],
 )
 def test_a_missing_package_is_named_by_check(source, absent, extra):
@@ -48,7 +50,7 @@ def test_a_missing_package_is_named_by_check(source, absent, extra):
         f"import sys; sys.modules[{absent!r}] = None\n"  # as Python itself marks an absent module
         "from fusetune.errors import MissingExtra\n"
         "from fusetune.members.member import PreprocessOverride as P\n"
-        "from fusetune.members.sources import (\n    mini, module, timm, torchvision, transformers)\n"
+        "from fusetune.members.sources import (\n    mini, module, onnx, timm, torchvision, transformers)\n"
         f"try: {source}.check()\n"
         "except MissingExtra as error: print(error)"
     )

@@ -77,9 +77,9 @@ def check_member(
     engine = _engine(member)
     parameters = engine.num_parameters(member)
     if finetune is not None:
+        engine.check(member, finetune)
         if finetune.solves_head:
             check_linear_head(engine, member)
-        engine.check(member, finetune)
         _check_crop(source, member, finetune)
     return {
         "notes": list(member.notes),
@@ -96,8 +96,9 @@ def _check_outputs(source: Source, member: Member, objective: Objective[Any]) ->
             f"'{source.member_name}' gives {member.gives}, and the objective {objective.name} "
             f"takes {objective.takes}",
             f"a source of models that give {objective.takes}",
-            "Use mini_detection or torchvision_detection for task: object_detection, mini_segmentation "
-            "or torchvision_segmentation for task: semantic_segmentation, the other sources for others.",
+            "Use mini_detection, torchvision_detection, transformers_detection, or onnx with a decoder, "
+            "for task: object_detection, mini_segmentation, torchvision_segmentation or "
+            "transformers_segmentation for task: semantic_segmentation, other sources for other tasks.",
         )
     if member.head_kept and not objective.keeps_heads:
         raise InvalidValue(

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the source transformers asks of its library: configurations, models, image processors."""
+"""What sources of transformers' models ask of its library: configurations, models, image processors."""
 
 import contextlib
 import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fusetune.errors import InvalidValue, WeightsError
 from fusetune.members.weights import Weights
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "Config",
+    "Job",
     "build_model",
     "class_names",
     "flipped",
@@ -28,31 +30,41 @@ __all__ = [
 Config = Any
 """An object of a class of transformers' own per architecture."""
 
+Job = Literal["image classification", "object detection", "semantic segmentation"]
 
-def model_config(content: Mapping[str, Any], member: str) -> Config:
+
+def model_config(content: Mapping[str, Any], member: str, job: Job) -> Config:
     """The configuration that a `config.json` holds.
 
     Raises:
-        InvalidValue: It describes no image classification model that transformers itself has.
+        InvalidValue: It describes no model for this job that transformers itself has.
     """
-    from transformers import AutoConfig, AutoModelForImageClassification
+    from transformers import AutoConfig
 
     fields = dict(content)
     try:
         config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     except Exception as error:  # what the values happen to provoke
-        raise _no_classifier(member, f"({reason_of(error)})") from None
-    if type(config) not in AutoModelForImageClassification._model_mapping:
-        raise _no_classifier(member, f"of the type '{config.model_type}'")
+        raise _no_such_model(member, f"({reason_of(error)})", job) from None
+    if type(config) not in _models(job)._model_mapping:
+        raise _no_such_model(member, f"of the type '{config.model_type}'", job)
     return config
 
 
-def _no_classifier(member: str, found: str) -> InvalidValue:
+def _no_such_model(member: str, found: str, job: Job) -> InvalidValue:
     return InvalidValue(
         f"the configuration of '{member}' {found} describes no such model",
-        "an image classification model that transformers itself has",
+        f"a model of {job} that transformers itself has",
         "Choose another one; code that comes with a repository is not run.",
     )
+
+
+def _models(job: Job) -> Any:  # noqa: ANN401 - transformers is untyped
+    """The class that knows transformers' models for this job."""
+    import transformers
+
+    words = "".join(word.capitalize() for word in job.split())
+    return getattr(transformers, f"AutoModelFor{words}")
 
 
 def processor_settings(folder: Path | None, member: str) -> dict[str, Any]:
@@ -83,22 +95,18 @@ def processor_settings(folder: Path | None, member: str) -> dict[str, Any]:
     return dict(processor.to_dict())
 
 
-def build_model(config: Config) -> "nn.Module":
+def build_model(config: Config, job: Job) -> "nn.Module":
     """The model of a configuration, its weights drawn from torch's random state."""
     import torch
-    from transformers import AutoModelForImageClassification
 
-    return AutoModelForImageClassification.from_config(
-        config, dtype=torch.float32, trust_remote_code=False
-    )
+    return _models(job).from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
-def renamed(config: Config, weights: Weights) -> Weights:
+def renamed(config: Config, weights: Weights, job: Job) -> Weights:
     """What transformers makes of a checkpoint's tensors; those that do not fit stay as they are."""
     import torch
-    from transformers import AutoModelForImageClassification
 
-    cls = AutoModelForImageClassification._model_mapping[type(config)]
+    cls = _models(job)._model_mapping[type(config)]
     try:
         model, found = cls.from_pretrained(
             None,
