@@ -26,6 +26,7 @@ _EXTRAS = {
     "transformers": "text",
     "numba": "detection",
     "peft": "lora",
+    "segmentation_models_pytorch": "smp",
     **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
 }
 

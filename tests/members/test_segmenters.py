@@ -17,6 +17,7 @@ from fusetune.members.member import Member, PreprocessOverride
 from fusetune.members.sources.mini import Mini
 from fusetune.members.sources.mini_segmentation import MODELS, MiniSegmentation
 from fusetune.members.sources.module import Module
+from fusetune.members.sources.smp import Smp
 from fusetune.members.sources.torchvision_segmentation import TorchvisionSegmentation
 from fusetune.members.sources.transformers_segmentation import TransformersSegmentation
 
@@ -166,6 +167,44 @@ def test_a_network_of_ones_own_may_give_maps(tmp_path: Path) -> None:
     ).load(CLASSES)
     assert member.gives == "maps" and member.head == ("2",)
     assert member.preprocess.squash and outputs(member).shape == (3, 4, 32, 32)
+
+
+@pytest.mark.slow
+def test_segmentation_models_pytorch_brings_members(tmp_path: Path) -> None:
+    library = pytest.importorskip("segmentation_models_pytorch")
+    source = Smp(model="fpn", encoder="mobilenet_v2", weights="none", preprocess=SMALL)
+    member = source.load(CLASSES, seed=1)
+    assert member.gives == "maps" and outputs(member).shape == (3, 4, 64, 64)
+    with torch.random.fork_rng():
+        own = library.Unet(
+            "resnet18", encoder_weights=None, classes=4, decoder_channels=(32, 16, 16, 8, 8)
+        )
+    own.save_pretrained(tmp_path / "own")
+    kept = Smp(model="own", weights=tmp_path / "own", classes=CLASSES, preprocess=SMALL)
+    loaded = kept.load(CLASSES)
+    assert loaded.head_kept and kept.files()
+    for name, value in own.state_dict().items():
+        torch.testing.assert_close(loaded.model.state_dict()[name], value)
+    portable = kept.portable()
+    assert (portable.model, portable.encoder, portable.weights) == ("unet", "resnet18", "none")
+    rebuilt = portable.load(CLASSES, pretrained=False)
+    assert {k: v.shape for k, v in rebuilt.model.state_dict().items()} == {
+        k: v.shape for k, v in own.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"model": "unett"}, UnknownName, "no architecture of segmentation-models-pytorch is call"),
+        ({"encoder": "resnet19"}, WeightsError, "cannot be built with the encoder 'resnet19'"),
+        ({"preprocess": PreprocessOverride(size=100)}, InvalidValue, "a multiple of 32 pixels"),
+    ],
+)
+def test_faults_of_segmentation_models_pytorch_are_said(fields, error, message: str) -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    with pytest.raises(error, match=message):
+        Smp(**{"model": "unet", "weights": "none", "preprocess": SMALL, **fields}).load(CLASSES)
 
 
 @pytest.mark.slow
