@@ -44,7 +44,7 @@ from fusetune.stages.outcomes import (
     judge_of,
     member_entries,
     publish_predictions,
-    save_thumbnails,
+    save_pictures,
 )
 from fusetune.stages.parallel import all_members, how_many
 from fusetune.stages.planning import PlannedStep, planned_steps
@@ -360,7 +360,7 @@ def _flow(context: Context) -> Run:
     fused = fuse_stage(experiment, judge, recipe.fuse, made_of)
     ensemble = ensemble_of(context, finished, chosen_fusion(fused))
     ensemble_stage(experiment, ensemble, ensemble_inputs(fused, made_of))
-    save_thumbnails(context, judge, data, fused)
+    save_pictures(context, judge, data, fused)
     about, entries = about_run(context, outcomes), member_entries(outcomes)
     results = publish_results(experiment, judge, fused, about, entries)
     context.listen({"phase": "report"})
