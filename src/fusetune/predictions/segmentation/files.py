@@ -6,9 +6,7 @@ Nothing but the form is read here at first: what the files hold is read when it 
 Shapes: C classes, H W pixels, K colors.
 """
 
-import shutil
 import sys
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,9 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fusetune.atomic import link_or_copy, replacing_folder
 from fusetune.errors import InvalidValue, PredictionError, name_some
 from fusetune.predictions.kinds import Array, Floats, as_ids
-from fusetune.predictions.segmentation.label_maps import IGNORED, Labels
+from fusetune.predictions.segmentation.label_maps import IGNORED, LabelMask, Labels
 from fusetune.predictions.segmentation.masks import BAND_BYTES, Mask, Masks, Places, widened
 
 __all__ = [
@@ -32,6 +31,7 @@ __all__ = [
     "Legend",
     "holds_masks",
     "kept_masks",
+    "link_masks",
     "mask_paths",
     "read_legend",
     "stored_shape",
@@ -261,21 +261,51 @@ def write_masks(folder: Path, masks: Masks) -> None:
 
 def write_mask_pieces(folder: Path, classes: Sequence[str], pieces: Iterable[Masks]) -> None:
     """As `write_masks`, from pieces with these classes, of which one is held at a time."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
+    with replacing_folder(folder) as made:
         for masks in pieces:
             for name, mask in zip(masks.ids.tolist(), masks.masks, strict=True):
                 path = made / f"{name}.npy"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _write_array(path, mask)
-        (made / CLASSES_FILE).write_text("\n".join(classes) + "\n", encoding="utf-8")
-        made.chmod(0o755)
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        made.rename(folder)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+        _write_legend(made, Legend(tuple(classes)))
+
+
+def link_masks(folder: Path, masks: Masks) -> None:
+    """Show the files that masks are read from under the rows' names, as hard links, with `classes.txt`.
+
+    Where some mask is of another size than its file, all are written anew; see `write_masks`.
+
+    Args:
+        folder: Replaced if it is there.
+        masks: As `read_masks` or `kept_masks` gave them.
+    """
+    files = [_file_of(mask) for mask in masks.masks]
+    own = [file for file in files if file is not None]
+    if len(own) < len(files):
+        write_masks(folder, masks)
+        return
+    with replacing_folder(folder) as made:
+        legend = Legend(masks.classes)
+        for name, file in zip(masks.ids.tolist(), own, strict=True):
+            target = made / f"{name}{file.path.suffix}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(file.path, target)
+            legend = file.legend if isinstance(file, FileLabels) else legend
+        _write_legend(made, legend)
+
+
+def _file_of(mask: Mask) -> "FileMask | FileLabels | None":
+    """Whose file says just what the mask does; None where it is made of others."""
+    if isinstance(mask, LabelMask) and isinstance(mask.labels, FileLabels):
+        return mask.labels
+    return mask if isinstance(mask, FileMask) else None
+
+
+def _write_legend(folder: Path, legend: Legend) -> None:
+    colors: Sequence[Sequence[int]] = legend.colors or [()] * len(legend.classes)
+    named = zip(legend.classes, colors, strict=True)
+    lines = [" ".join([name, *map(str, color)]) for name, color in named]
+    (folder / CLASSES_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def kept_masks(folder: Path) -> Masks:
