@@ -109,26 +109,14 @@ def publish_streams(experiment: Experiment, fused: Artifact, asked: Asked) -> di
 
 
 def _inputs(asked: Asked) -> JSON:
-    reading = asked.reading
+    reading, named = asked.reading, zip(member_names(asked.files), asked.files, strict=True)
     return {
         "streamed": asked.memory_bytes,
-        "predictions": {
-            name: file_checksum(file)
-            for name, file in zip(member_names(asked.files), asked.files, strict=True)
-            if file.is_file()
-        },
+        "predictions": {name: file_checksum(file) for name, file in named if file.is_file()},
         "targets": file_checksum(asked.targets) if asked.targets.is_file() else None,
-        "asked": canonical(
-            [
-                asked.metric,
-                list(asked.methods),
-                asked.holdout,
-                asked.seed,
-                asked.calibrate,
-                asked.calibrate_members,
-                [reading.task, dict(reading.forms), list(reading.classes)],
-            ]
-        ),
+        "asked": canonical([asked.metric, list(asked.methods), asked.holdout, asked.seed]),
+        "calibrate": [asked.calibrate, asked.calibrate_members],
+        "reading": canonical([reading.task, dict(reading.forms), list(reading.classes)]),
     }
 
 
