@@ -23,9 +23,9 @@ from fusetune.predictions.files import write_prediction
 from fusetune.predictions.folds import stratified_share
 from fusetune.predictions.kinds import Array, Kind, Marginals, Probabilities, Values
 from fusetune.predictions.pool import Pool
-from fusetune.predictions.segmentation.files import link_masks
 from fusetune.predictions.segmentation.label_maps import LabelMaps
 from fusetune.predictions.segmentation.masks import Masks
+from fusetune.predictions.segmentation.published import link_masks
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import GroundTruth
 from fusetune.recipe import DEFAULT_CALIBRATOR, Fuse

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusetune.atomic import link_or_copy, replacing_folder
+from fusetune.atomic import replacing_folder
 from fusetune.errors import InvalidValue, PredictionError, name_some
 from fusetune.predictions.kinds import Array, Floats, as_ids
-from fusetune.predictions.segmentation.label_maps import IGNORED, LabelMask, Labels
+from fusetune.predictions.segmentation.label_maps import IGNORED, Labels
 from fusetune.predictions.segmentation.masks import BAND_BYTES, Mask, Masks, Places, widened
 
 __all__ = [
@@ -31,10 +31,10 @@ __all__ = [
     "Legend",
     "holds_masks",
     "kept_masks",
-    "link_masks",
     "mask_paths",
     "read_legend",
     "stored_shape",
+    "write_legend",
     "write_mask_pieces",
     "write_masks",
 ]
@@ -267,41 +267,11 @@ def write_mask_pieces(folder: Path, classes: Sequence[str], pieces: Iterable[Mas
                 path = made / f"{name}.npy"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _write_array(path, mask)
-        _write_legend(made, Legend(tuple(classes)))
+        write_legend(made, Legend(tuple(classes)))
 
 
-def link_masks(folder: Path, masks: Masks) -> None:
-    """Show the files that masks are read from under the rows' names, as hard links, with `classes.txt`.
-
-    Where some mask is of another size than its file, all are written anew; see `write_masks`.
-
-    Args:
-        folder: Replaced if it is there.
-        masks: As `read_masks` or `kept_masks` gave them.
-    """
-    files = [_file_of(mask) for mask in masks.masks]
-    own = [file for file in files if file is not None]
-    if len(own) < len(files):
-        write_masks(folder, masks)
-        return
-    with replacing_folder(folder) as made:
-        legend = Legend(masks.classes)
-        for name, file in zip(masks.ids.tolist(), own, strict=True):
-            target = made / f"{name}{file.path.suffix}"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(file.path, target)
-            legend = file.legend if isinstance(file, FileLabels) else legend
-        _write_legend(made, legend)
-
-
-def _file_of(mask: Mask) -> "FileMask | FileLabels | None":
-    """Whose file says just what the mask does; None where it is made of others."""
-    if isinstance(mask, LabelMask) and isinstance(mask.labels, FileLabels):
-        return mask.labels
-    return mask if isinstance(mask, FileMask) else None
-
-
-def _write_legend(folder: Path, legend: Legend) -> None:
+def write_legend(folder: Path, legend: Legend) -> None:
+    """Write `classes.txt`, which `read_legend` reads."""
     colors: Sequence[Sequence[int]] = legend.colors or [()] * len(legend.classes)
     named = zip(legend.classes, colors, strict=True)
     lines = [" ".join([name, *map(str, color)]) for name, color in named]
@@ -374,6 +344,10 @@ def _decoded(path: Path, legend: Legend, _: tuple[int, int]) -> npt.NDArray[np.i
 
 
 def _labels(numbers_HW: Array, legend: Legend, path: Path) -> npt.NDArray[np.int16]:
+    if numbers_HW.dtype.kind not in "biu":
+        raise PredictionError(
+            f"'{path}' is an image of fractions", "whole numbers of classes", "Write these."
+        )
     labels = numbers_HW.astype(np.int64)
     if legend.ignored is not None:
         labels[labels == legend.ignored] = IGNORED
