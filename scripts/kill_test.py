@@ -2,14 +2,16 @@
 """Kill a run at random moments of every phase, and compare what comes out.
 
     python scripts/kill_test.py                      # the demo, ten kills
-    python scripts/kill_test.py RECIPE --kills 50
+    python scripts/kill_test.py --kills 50 run RECIPE
+    python scripts/kill_test.py --kills 20 fuse unet/ deeplab/ --targets label_maps/
 
-The phases take turns: starting, caching (the rows are checked and stored), fine-tuning (predicting
+The phases of a run take turns: starting, caching (the rows are checked and stored), fine-tuning (predicting
 included), fusing, report. Each kill (`kill -9`) comes at a random moment within its phase, as long
 as that took in a run in peace; the next one hits the run that goes on. After the last phase the run
 is left to end: it has to have the same predictions, the same ensemble and the same files as one that
 was never killed, with no process and no temporary file left over; and the next one starts anew. A
-run that ends before its kill is compared too, and does not count as hit.
+run that ends before its kill is compared too, and does not count as hit. A command that logs no
+phases, such as `fuse`, is killed at random moments of its whole time.
 """
 
 import argparse
@@ -26,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,8 @@ PHASES = {
 }
 """Event of the log → phase that it begins."""
 TURNS = ("starting", "caching", "fine-tuning", "fine-tuning", "fusing", "report")
+NO_PHASES = ("starting",) * 3
+"""Turns of a command that logs none: to it, everything is the start."""
 
 
 def main() -> None:
@@ -49,53 +54,62 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("recipe", type=Path, nargs="?", help="default: the demo's")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="default: demo; without --out")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        kill_and_compare(options.recipe, Path(folder), options.kills, options.seed)
+        kill_and_compare(options.command or ["demo"], Path(folder), options.kills, options.seed)
 
 
-def kill_and_compare(recipe: Path | None, folder: Path, kills: int, seed: int) -> None:
-    """Run once in peace, then under fire; raise AssertionError where the outcomes differ."""
+def kill_and_compare(command: Sequence[str], folder: Path, kills: int, seed: int) -> None:
+    """Run once in peace, then under fire; raise AssertionError where the outcomes differ.
+
+    Args:
+        command: Words behind `fusetune`, without `--out`.
+        folder: For the run folders.
+        kills: How many kills have to hit.
+        seed: Of their moments.
+    """
     reference, killed = folder / "reference", folder / "killed"
     before = time.time()
-    assert start(recipe, reference).wait() == 0
+    assert start(command, reference).wait() == 0
     expected, lengths = contents(reference), seconds_of_phases(reference, before)
+    turns = TURNS if len(lengths) > 1 else NO_PHASES
     print(
         "unkilled: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in lengths.items()),
         f"{len(expected)} files compared",
         sep="; ",
     )
-    moments, hits, turns = random.Random(seed), Counter[str](), itertools.cycle(TURNS)
-    while hits.total() < kills:
-        phase = next(turns)
-        if phase == TURNS[0] and killed.exists():
-            end_and_compare(recipe, killed, expected)
-        # The kills of one phase come, all together, before it can end.
-        delay = moments.uniform(0, lengths[phase] / max(2, TURNS.count(phase)))
-        found = hit(recipe, killed, phase, delay)
+    moments, hits = random.Random(seed), Counter[str]()
+    for turn, phase in itertools.cycle(enumerate(turns)):
+        if hits.total() >= kills:
+            break
+        if turn == 0 and killed.exists():
+            end_and_compare(command, killed, expected)
+        # The kills of one phase of a run come, all together, before it can end.
+        parts = max(2, turns.count(phase)) if turns is TURNS else 1
+        found = hit(command, killed, phase, moments.uniform(0, lengths[phase] / parts))
         hits.update(found)
         if not found:
-            end_and_compare(recipe, killed, expected)
+            end_and_compare(command, killed, expected)
     if killed.exists():
-        end_and_compare(recipe, killed, expected)
+        end_and_compare(command, killed, expected)
     told = ", ".join(f"{number} in {phase}" for phase, number in hits.items())
     print(f"{hits.total()} kills of a live process ({told}): all is identical")
 
 
-def end_and_compare(recipe: Path | None, killed: Path, expected: dict[str, str]) -> None:
+def end_and_compare(command: Sequence[str], killed: Path, expected: dict[str, str]) -> None:
     """Let the killed run end, compare it, and remove it."""
-    assert start(recipe, killed).wait() == 0
+    assert start(command, killed).wait() == 0
     compare(expected, contents(killed))
     shutil.rmtree(killed)
 
 
-def hit(recipe: Path | None, out: Path, phase: str, delay: float) -> list[str]:
+def hit(command: Sequence[str], out: Path, phase: str, delay: float) -> list[str]:
     """Start a run and kill it some seconds after a phase began; the phases that were hit."""
     since, before = log_size(out), time.monotonic()
-    process = start(recipe, out)
+    process = start(command, out)
     while process.poll() is None and not reached(phase, begun(out, since)):
         time.sleep(0.002)
     try:
@@ -126,7 +140,9 @@ def begun(out: Path, since: int) -> list[str]:
 
 
 def seconds_of_phases(run: Path, began: float) -> dict[str, float]:
-    """Phase → seconds that it took in a run in peace, from the times in its log."""
+    """Phase → seconds that it took in a run in peace, from the times in its log; all is the start without."""
+    if not log_size(run):
+        return {"starting": time.time() - began}
     first: dict[str, float] = {"starting": began}
     for event in events(run, 0):
         if event["phase"] in PHASES:
@@ -150,9 +166,8 @@ def log_size(run: Path) -> int:
     return log.stat().st_size if log.exists() else 0
 
 
-def start(recipe: Path | None, out: Path) -> subprocess.Popen[bytes]:
+def start(command: Sequence[str], out: Path) -> subprocess.Popen[bytes]:
     """Start a run in a process of its own."""
-    command = ["demo"] if recipe is None else ["run", str(recipe)]
     return subprocess.Popen(
         [sys.executable, "-m", "fusetune", *command, "--out", str(out)],
         stdout=subprocess.DEVNULL,

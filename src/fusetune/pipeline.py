@@ -17,7 +17,7 @@ from fusetune.errors import NoMembersLeft, RecipeError
 from fusetune.evaluate.judge import Judge
 from fusetune.predictions.kinds import Kind
 from fusetune.predictions.memory import bytes_of
-from fusetune.predictions.pool import Pool, Reading, read_pool
+from fusetune.predictions.pool import Pool, Reading, member_names, read_pool
 from fusetune.recipe import Fuse, Recipe, load_recipe, save_recipe
 from fusetune.runtime.runner import Event, Runner
 from fusetune.runtime.runners.local import Local
@@ -44,7 +44,7 @@ from fusetune.stages.outcomes import (
     judge_of,
     member_entries,
     publish_predictions,
-    save_thumbnails,
+    save_pictures,
 )
 from fusetune.stages.parallel import all_members, how_many
 from fusetune.stages.planning import PlannedStep, planned_steps
@@ -292,7 +292,7 @@ def fuse_files(
         pool = read_pool(files, truth, reading)
         settings = fuse_settings(pool, task_of(pool), methods, calibrate, calibrate_members)
         judge = judge_of_files(pool, task_of(pool), metric, holdout, seed)
-        made_of = {file.stem: file_checksum(file) for file in files}
+        made_of = dict(zip(member_names(files), map(file_checksum, files), strict=True))
         return _fuse_in_memory(experiment, pool, judge, settings, made_of, report)
     asked = Asked(
         files=files,
@@ -360,7 +360,7 @@ def _flow(context: Context) -> Run:
     fused = fuse_stage(experiment, judge, recipe.fuse, made_of)
     ensemble = ensemble_of(context, finished, chosen_fusion(fused))
     ensemble_stage(experiment, ensemble, ensemble_inputs(fused, made_of))
-    save_thumbnails(context, judge, data, fused)
+    save_pictures(context, judge, data, fused)
     about, entries = about_run(context, outcomes), member_entries(outcomes)
     results = publish_results(experiment, judge, fused, about, entries)
     context.listen({"phase": "report"})

@@ -2,6 +2,7 @@
 """What people get wrong ends with one clean paragraph that names it, and leaves nothing behind."""
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,6 +98,36 @@ def nan_pixels(folder: Path) -> str:
     return arrays_of(folder, images, np.arange(40) % 2)
 
 
+def negative_box(folder: Path) -> str:
+    (folder / "images").mkdir()
+    images, boxes = [], []
+    for i in range(20):
+        (folder / "images" / f"{i}.png").write_bytes(png(32))
+        images.append({"id": i, "file_name": f"{i}.png", "width": 32, "height": 32})
+        side = -8 if i == 13 else 8
+        boxes.append({"id": 100 + i, "image_id": i, "category_id": 1, "bbox": [9, 9, side, 8]})
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cat"}]}
+    (folder / "boxes.json").write_text(json.dumps(content))
+    return (
+        "task: object_detection\nmembers: [mini_detection:resnet]\n"
+        "data: {source: boxes, images: images, annotations: boxes.json}\n"
+    )
+
+
+def label_map_of_another_size(folder: Path) -> str:
+    for name in ("images", "maps"):
+        (folder / name).mkdir()
+    for i in range(20):
+        (folder / "images" / f"{i:02}.png").write_bytes(png(32))
+        side = 31 if i == 13 else 32
+        labels = RNG.integers(0, 2, (side, 32)).astype(np.uint8)
+        Image.fromarray(labels).save(folder / "maps" / f"{i:02}.png")
+    return (
+        "task: semantic_segmentation\nmembers: [mini_segmentation:resnet_fpn]\n"
+        "data: {source: masks, images: images, masks: maps, names: [a, b]}\n"
+    )
+
+
 def weights_of_another_net(folder: Path) -> str:
     import fusetune.members
 
@@ -169,6 +200,8 @@ RECIPES: dict[str, tuple[Callable[[Path], str], str, str]] = {
     "wrong shape": (wrong_shape, "(40, 8, 8, 5)", "."),
     "too few labels": (too_few_labels, "39", "."),
     "NaN pixels": (nan_pixels, "1 of 40 images (first: row 7)", "Repair"),
+    "negative box": (negative_box, "annotation 113 of image '13'", "write repair: true"),
+    "label map of another size": (label_map_of_another_size, "maps/13.png", "that were labeled"),
     "weights of another net": (weights_of_another_net, "vgg.safetensors", "."),
     "weights that are none": (weights_that_are_none, "text.safetensors", "."),
 }

@@ -119,6 +119,23 @@ def test_files_whose_names_cannot_tell_members_apart(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_files_that_are_called_alike_have_the_names_of_their_folders(tmp_path: Path) -> None:
+    """So that a run folder's predictions can be fused again."""
+    paths, targets = pool(tmp_path / "pool")
+    done = fusetune("fuse", *paths, "--targets", targets, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    first = json.loads((tmp_path / "run" / "results.json").read_text())
+    shown = [tmp_path / "run" / "predictions" / path.stem / "test.parquet" for path in paths]
+    again = fusetune(
+        "fuse", *shown, "--targets", targets, "--out", tmp_path / "again", "--json", "--no-report"
+    )
+    assert again.returncode == 0, again.stderr
+    second = json.loads(again.stdout)
+    assert [one["name"] for one in second["members"]] == [path.stem for path in paths]
+    scores = [one["fusions"][-1]["scores"]["test"] for one in (first, second)]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-6)  # single precision
+
+
 @pytest.mark.data
 def test_three_published_networks_on_shifted_images(data_folder: Path, tmp_path: Path) -> None:
     folder = data_folder / "cifar10_predictions"

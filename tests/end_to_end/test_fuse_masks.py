@@ -15,6 +15,7 @@ from fusetune.metrics.mean_iou import MeanIou
 from fusetune.predictions.pool import Reading, read_pool
 from fusetune.predictions.segmentation.files import write_masks
 from fusetune.predictions.segmentation.masks import Masks
+from fusetune.predictions.segmentation.published import link_masks
 from mask_pools import mask_pool, whole
 
 pytestmark = pytest.mark.slow
@@ -119,6 +120,56 @@ def test_a_command_judges_on_held_out_images(folder):
     assert results["rows"] == {"holdout": 5, "test": 5} and results["chosen"] == "label_voting"
     kept = sorted((out / "predictions" / "ensemble" / "test").glob("*.npy"))
     assert len(kept) == 5
+
+
+def judged(run):
+    results = json.loads((run / "results.json").read_text())
+    fusions = {one["name"]: one["scores"]["test"] for one in results["fusions"]}
+    return {one["name"]: one["scores"]["test"] for one in results["members"]}, fusions
+
+
+def test_members_masks_are_shown_as_links_and_can_be_fused_again(folder):
+    """Logits of half the size are written at the size of their image; the others' files are linked."""
+    out = folder / "run"
+    fusetune.fuse_files(members(folder), folder / "truth", out=out, methods=METHODS, report=False)
+    shown = [out / "predictions" / name / "test" for name in ("arrays", "labels", "logits")]
+    for path, own in zip(shown, members(folder), strict=True):
+        files = {one.name: one for one in path.iterdir() if one.suffix != ".txt"}
+        assert len(files) == 10
+        linked = [one.samefile(own / name) for name, one in files.items()]
+        assert set(linked) == {own.name != "logits"}
+    written = np.load(shown[2] / "image0.npy")
+    assert written.dtype == np.float16 and written.shape == (3, 12, 16)
+    assert (shown[2] / "classes.txt").read_text().split() == ["tree", "sky", "road"]
+    fusetune.fuse_files(shown, folder / "truth", out=folder / "again", methods=METHODS)
+    first, second = judged(out), judged(folder / "again")
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        for name, scores in one.items():
+            assert other[name] == pytest.approx(scores, abs=2e-3)
+    assert first[0]["arrays"] == second[0]["arrays"] and first[0]["labels"] == second[0]["labels"]
+
+
+def test_linked_masks_in_color_keep_their_legend(folder):
+    for path in (folder / "labels").iterdir():
+        numbers = np.asarray(Image.open(path))
+        Image.fromarray((numbers[..., None] * [10, 20, 30]).astype(np.uint8)).save(path)
+    legend = "road 0 0 0\nsky 10 20 30\ntree 20 40 60\n"
+    (folder / "labels" / "classes.txt").write_text(legend)
+    pool = read_pool(members(folder), folder / "truth", Reading())
+    link_masks(folder / "shown", pool.stack["labels"])
+    assert (folder / "shown" / "classes.txt").read_text() == legend
+    again = read_pool([folder / "shown"], folder / "truth", Reading())
+    for one, other in zip(again.stack.parts[0].masks, pool.stack["labels"].masks, strict=True):
+        np.testing.assert_array_equal(one.array(), other.array())
+
+
+def test_linking_into_the_folder_that_is_read_keeps_the_files(folder):
+    pool = read_pool(members(folder), folder / "truth", Reading())
+    before = np.load(folder / "arrays" / "image3.npy")
+    link_masks(folder / "arrays", pool.stack["arrays"])
+    np.testing.assert_array_equal(np.load(folder / "arrays" / "image3.npy"), before)
+    assert not [one for one in folder.iterdir() if one.name.startswith(".")]
 
 
 def test_masks_in_color_need_a_legend_of_colors(folder):

@@ -5,7 +5,13 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+import yaml
+from PIL import Image
+
+from fusetune.predictions.segmentation.files import write_masks
+from mask_pools import mask_pool
 
 
 def script(name: str) -> ModuleType:
@@ -22,4 +28,44 @@ def script(name: str) -> ModuleType:
 def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
     short_recipe: Path, tmp_path: Path
 ) -> None:
-    script("kill_test").kill_and_compare(short_recipe, tmp_path, kills=6, seed=1)
+    command = ["run", str(short_recipe)]
+    script("kill_test").kill_and_compare(command, tmp_path, kills=6, seed=1)
+
+
+DETECTION = {
+    "task": "object_detection",
+    "data": {
+        "source": "scenes",
+        "num_images": 60,
+        "size": 32,
+        "roles": {"validation": 8, "holdout": 16, "test": 16},
+    },
+    "members": [
+        {"source": "mini_detection", "model": "resnet", "preprocess": {"size": 32}},
+        {"source": "mini_detection", "model": "vgg", "preprocess": {"size": 32}},
+    ],
+    "finetune": {"epochs": 3, "batch_size": 8, "augmentation": {"flip": True}},
+    "fuse": {"methods": ["nms", "weighted_boxes"]},
+}
+
+
+@pytest.mark.slow
+def test_a_detection_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    recipe = tmp_path / "boxes.yaml"
+    recipe.write_text(yaml.safe_dump(DETECTION))
+    script("kill_test").kill_and_compare(["run", str(recipe)], tmp_path, kills=4, seed=2)
+
+
+@pytest.mark.slow
+def test_fusing_masks_that_is_killed_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    stack, truth = mask_pool(rows=16, size=(64, 96))
+    for name, part in zip(stack.members, stack.parts, strict=True):
+        write_masks(tmp_path / name, part)
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    for name, labels in zip(truth.ids.tolist(), truth.maps, strict=True):
+        Image.fromarray(labels.read().astype(np.uint8)).save(maps / f"{name}.png")
+    members = [str(tmp_path / name) for name in stack.members]
+    methods = ["--method", "staple", "--method", "weighted_mean"]
+    command = ["fuse", *members, "--targets", str(maps), "--classes", ",".join(truth.classes)]
+    script("kill_test").kill_and_compare([*command, *methods], tmp_path, kills=4, seed=3)

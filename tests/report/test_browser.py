@@ -7,6 +7,7 @@ import pytest
 
 from fusetune.report.contents import gather
 from fusetune.report.html import render
+from picture_runs import boxes_run, masks_run
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -105,9 +106,20 @@ def crowded_page(make_run):
     return page
 
 
+@pytest.fixture(scope="module")
+def picture_pages(tmp_path_factory):
+    """Pages of detection, with long names and many boxes, and of segmentation."""
+    folder = tmp_path_factory.mktemp("pictures")
+    pages = []
+    for run in (boxes_run(folder / "boxes", members=6, objects=8), masks_run(folder / "masks")):
+        pages.append(run / "report.html")
+        pages[-1].write_text(render(gather(run)), encoding="utf-8")
+    return pages
+
+
 @pytest.mark.parametrize("width", [375, 768, 1280])
-def test_the_page_never_scrolls_sideways(visit, demo_page, crowded_page, width):
-    for path in (demo_page, crowded_page):
+def test_the_page_never_scrolls_sideways(visit, demo_page, crowded_page, picture_pages, width):
+    for path in (demo_page, crowded_page, *picture_pages):
         page = visit(path, width)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
@@ -123,6 +135,37 @@ def test_text_is_readable(visit, demo_page, scheme):
     assert [one for one in found if one[0] < 4.5] == []
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_beside_and_on_pictures_is_readable(visit, picture_pages, scheme):
+    for path in picture_pages:
+        found = visit(path, scheme=scheme).evaluate(CONTRASTS)
+        assert len(found) > 50
+        assert [one for one in found if one[0] < 4.5] == []
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_boxes_lie_on_their_image(visit, picture_pages, width):
+    """Each picture shows its image in its shape, and boxes where their shares of it say."""
+    page = visit(picture_pages[0], width)
+    panel = page.locator("svg.boxes").first
+    assert panel.get_attribute("aria-label").count(": ") > 1
+    outer = panel.bounding_box()
+    assert outer["width"] == pytest.approx(outer["height"], rel=0.02)
+    image = panel.locator("use").evaluate(
+        "use => { const box = use.getBoundingClientRect(); return [box.width, box.height]; }"
+    )
+    assert image == pytest.approx([outer["width"], outer["height"]], rel=0.02)
+    rect = panel.locator("g rect").first
+    share = float(rect.get_attribute("x").rstrip("%")) / 100
+    left = rect.evaluate("rect => rect.getBBox().x")
+    assert left == pytest.approx(share * outer["width"], abs=0.5)
+    colors = page.locator("svg.boxes").evaluate_all(
+        "all => all.flatMap(svg => [...svg.querySelectorAll('g rect')]).map("
+        "rect => getComputedStyle(rect).stroke)"
+    )
+    assert len(set(colors)) == 3  # one for each class
 
 
 def test_the_recipe_unfolds(visit, demo_page):

@@ -17,6 +17,7 @@ from fusetune.report.contents import gather
 from fusetune.report.html import render
 from fusetune.report.section import Section
 from fusetune.report.sections.learning_rates import LearningRates
+from picture_runs import boxes_run, masks_run
 
 VOID = {"meta", "link", "img", "br", "col"}
 NASTY = "<script>alert('1')</script>"
@@ -101,7 +102,19 @@ LOOKS = {
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_pages_are_well_formed_and_self_contained(make_run, look):
-    page = Page(render(gather(make_run(**LOOKS[look]))))
+    check_page(Page(render(gather(make_run(**LOOKS[look])))))
+
+
+@pytest.mark.parametrize("make", [boxes_run, masks_run])
+def test_pages_with_pictures_are_too(tmp_path, make):
+    page = Page(render(gather(make(tmp_path))))
+    check_page(page)
+    pictures = [attributes for tag, attributes in page.tags if attributes.get("role") == "img"]
+    assert page.count("image") + page.count("img") > 3
+    assert all(attributes["aria-label"] for attributes in pictures)
+
+
+def check_page(page):
     assert len(page.ids) == len(set(page.ids))
     assert all(url.startswith(("data:", "#")) for url in page.urls), page.urls
     assert {url[1:] for url in page.urls if url.startswith("#")} <= set(page.ids)
@@ -126,6 +139,9 @@ def test_sections_stand_in_order_and_none_is_missing(make_run):
         "per_class",
         "learning_rates",
         "masks",
+        "boxes",
+        "precision_recall",
+        "sizes",
     }
     orders = [section.order for section in discover(Section).values()]
     assert len(set(orders)) == len(orders)

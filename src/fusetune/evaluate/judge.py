@@ -87,7 +87,8 @@ class Judge:
         Returns:
             The entries `members` (scores only), `fusions`, `chosen`, `best_member`, `comparison`
             (what `verdict` decides on), `calibration`, `contributions`, those of
-            `diversity_results`, and `per_class` (detections only); and the fused predictions of test rows by fusion.
+            `diversity_results` and `class_results`; and the fused predictions of test rows by
+            fusion.
         """
         test = self.stacks["test"]
         fused, seconds = self._fused(candidates)
@@ -119,12 +120,15 @@ class Judge:
             "calibration": self._calibration(candidates, fused[candidates.chosen]),
             "contributions": self._contributions(candidates.fusions[candidates.chosen]),
             **diversity_results(test, self.targets["test"]),
-            **class_results(
-                {name: judged[name] for name in (candidates.best_member, candidates.chosen)},
-                self.targets["test"],
-            ),
+            **self._parts(candidates, judged),
         }
         return entries, fused
+
+    def _parts(self, candidates: Candidates, judged: Mapping[str, Kind]) -> dict[str, Any]:
+        """The best member and the chosen one class by class; the members' curves."""
+        best, chosen = candidates.best_member, candidates.chosen
+        shown = {name: judged[name] for name in (*self.stacks["test"].members, chosen)}
+        return class_results(shown, self.targets["test"], best, chosen, seed=self.seed)
 
     def _tests(
         self, candidates: Candidates, fused: Mapping[str, Kind]

@@ -205,17 +205,22 @@ class _NoTargets(Targets):
 
 
 def member_names(files: Sequence[Path]) -> list[str]:
-    """What the members are called: like their files.
+    """What the members are called: like their files, or if these are called alike, like their folders.
+
+    So `a/test.parquet` and `b/test.parquet`, as a run folder has them, are `a` and `b`.
 
     Raises:
-        InvalidValue: Two files are called alike, or one like a fusion.
+        InvalidValue: Two files are called alike, and folders too, or one like a fusion.
     """
     stems = [file.stem for file in files]
+    folders = [file.absolute().parent.name for file in files]
+    if len(set(stems)) < len(stems) == len(set(folders)):
+        stems = folders
     if odd := {stem for stem in stems if stems.count(stem) > 1 or stem in RESERVED_MEMBERS}:
         raise InvalidValue(
             f"{name_some(sorted(odd))} cannot be the name of one member",
             f"files of different names, none called {', '.join(RESERVED_MEMBERS)}",
-            "Rename the files: a member is called like its file.",
+            "Rename the files: a member is called like its file, or like its folder.",
         )
     return stems
 

@@ -26,6 +26,7 @@ from fusetune.predictions.kinds import (
     Values,
 )
 from fusetune.predictions.targets import LabelSets, Numbers, Targets
+from fusetune.report.box_pictures import BoxPictures, read_box_pictures
 from fusetune.report.mask_pictures import MaskPictures, read_mask_pictures
 from fusetune.report.rows import JudgedRows, read_rows
 from fusetune.task import Task
@@ -160,10 +161,13 @@ class Contents:
         calibration: None where nothing was calibrated.
         contributions: None where they were not computed.
         per_class: Of detections and masks: entries of `evaluate.per_class`.
+        by_size: Likewise of detections, for sizes of objects.
+        precision_recall: Likewise, curves of the chosen one and members.
         test: Predictions of the judged rows, where they have one class each.
         labels: Where they have any number of labels.
         numbers: Where they have numbers.
         thumbnails: Row id → `(H, W, 3)` uint8 pixels.
+        box_pictures: Of detection, where images are at hand.
         mask_pictures: Of segmentation.
         recipe: The resolved recipe, as YAML.
         environment: Versions, machine, threads.
@@ -190,10 +194,13 @@ class Contents:
     calibration: Calibration | None = None
     contributions: Contributions | None = None
     per_class: tuple[Mapping[str, Any], ...] = ()
+    by_size: tuple[Mapping[str, Any], ...] = ()
+    precision_recall: Mapping[str, Any] = field(default_factory=dict)
     test: JudgedRows[Probabilities, Targets] | None = None
     labels: JudgedRows[Marginals, LabelSets] | None = None
     numbers: JudgedRows[Values, Numbers] | None = None
     thumbnails: Mapping[str, Array] = field(default_factory=dict)
+    box_pictures: BoxPictures | None = None
     mask_pictures: MaskPictures | None = None
     recipe: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -259,15 +266,31 @@ def gather(run_folder: Path | str) -> Contents:
         oracle_accuracy=results.get("oracle_accuracy"),
         calibration=_calibration(results.get("calibration")),
         contributions=Contributions(**entry) if (entry := results.get("contributions")) else None,
-        per_class=tuple(results.get("per_class") or ()),
+        **_parts(results),
         **rows,
-        thumbnails=_read_thumbnails(folder / THUMBNAILS),
-        mask_pictures=read_mask_pictures(folder),
+        **_pictures(folder),
         recipe=_text(folder / "recipe.yaml"),
         environment=_flattened(results.get("environment") or {}),
         seed=results.get("seed"),
         notes=tuple(results.get("notes") or ()),
     )
+
+
+def _parts(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What of detections and masks is told part by part."""
+    return {
+        "per_class": tuple(results.get("per_class") or ()),
+        "by_size": tuple(results.get("by_size") or ()),
+        "precision_recall": results.get("precision_recall") or {},
+    }
+
+
+def _pictures(folder: Path) -> dict[str, Any]:
+    return {
+        "thumbnails": _read_thumbnails(folder / THUMBNAILS),
+        "box_pictures": read_box_pictures(folder),
+        "mask_pictures": read_mask_pictures(folder),
+    }
 
 
 def _judged_rows(folder: Path, kind: type[Kind], members: list[str]) -> dict[str, Any]:

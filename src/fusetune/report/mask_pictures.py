@@ -5,7 +5,7 @@ Shapes: L layers, H W pixels.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +36,13 @@ class MaskPictures:
         layers: Names of the layers: the truth, members, the fusion, and how many members differ
             from it.
         pictures: Row id → `(L, H, W)` class numbers of the layers.
+        images: Row id → the image itself, `(H, W, 3)` uint8; empty where no images are at hand.
     """
 
     classes: tuple[str, ...]
     layers: tuple[str, ...]
     pictures: Mapping[str, Array]
+    images: Mapping[str, Array] = field(default_factory=dict)
 
 
 def read_mask_pictures(folder: Path) -> MaskPictures | None:
@@ -54,4 +56,9 @@ def read_mask_pictures(folder: Path) -> MaskPictures | None:
             classes=tuple(arrays["classes"].tolist()),
             layers=tuple(arrays["layers"].tolist()),
             pictures={name: arrays[f"picture{number}"] for number, name in enumerate(ids)},
+            images={
+                name: arrays[f"image{number}"]
+                for number, name in enumerate(ids)
+                if f"image{number}" in arrays
+            },
         )

@@ -25,6 +25,7 @@ from fusetune.predictions.kinds import Array, Kind, Marginals, Probabilities, Va
 from fusetune.predictions.pool import Pool
 from fusetune.predictions.segmentation.label_maps import LabelMaps
 from fusetune.predictions.segmentation.masks import Masks
+from fusetune.predictions.segmentation.published import link_masks
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import GroundTruth
 from fusetune.recipe import DEFAULT_CALIBRATOR, Fuse
@@ -204,15 +205,15 @@ def ensemble_of_files(pool: Pool, task: Task, fused: Artifact) -> Ensemble:
 def publish_files(
     experiment: Experiment, judge: Judge, fused: Artifact, pool: Pool, task: Task
 ) -> dict[str, Any]:
-    """Show the members' predictions by role, and results.json.
-
-    Members' masks stay where they are: only small pictures of some are kept.
-    """
+    """Show the members' predictions by role, and results.json; masks as links to the members' files."""
     for role, stack in judge.stacks.items():
         if role == "test" or judge.judged == "test":
-            for name in stack.members if pool.truth.kind is not Masks else ():
+            for name in stack.members:
                 path = experiment.folder / "predictions" / name / f"{role}.parquet"
-                write_prediction(path, stack[name])
+                if isinstance(masks := stack[name], Masks):
+                    link_masks(path.with_suffix(""), masks)
+                else:
+                    write_prediction(path, stack[name])
     if pool.truth.kind is Masks:
         stack, targets = judge.stacks["test"], judge.targets["test"]
         assert isinstance(targets, LabelMaps)

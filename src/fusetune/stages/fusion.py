@@ -108,7 +108,7 @@ def fuse_step(
         "seed": judge.seed,
         "judged": judge.judged,
     }
-    return experiment.step("fuse", inputs, version=4)
+    return experiment.step("fuse", inputs, version=5)
 
 
 def _candidates(judge: Judge, settings: Fuse) -> Candidates:

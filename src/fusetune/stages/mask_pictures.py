@@ -4,6 +4,7 @@
 Shapes: M members, N rows, C classes, H W pixels, L layers of a picture.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,22 @@ from fusetune.predictions.segmentation.pixels import sampled_masks
 from fusetune.predictions.segmentation.tallies import decided_of
 from fusetune.predictions.stack import Stack
 from fusetune.report.mask_pictures import DISPUTED, FUSED, NOTHING, PICTURES, TRUTH
+from fusetune.stages.box_pictures import small_picture
 
 __all__ = ["save_mask_pictures"]
 
 MOST_ROWS, MOST_MEMBERS = 6, 6
 SIDE = 160  # pixels of the longer side
+IMAGE_SIDE = 2 * SIDE
 
 
-def save_mask_pictures(folder: Path, stack: Stack[Masks], truth: LabelMaps, fused: Path) -> None:
+def save_mask_pictures(
+    folder: Path,
+    stack: Stack[Masks],
+    truth: LabelMaps,
+    fused: Path,
+    pixels_of: Callable[[str], Array] | None = None,
+) -> None:
     """Write `images/test/masks.npz`: what is true, what members and fusion say, where they differ.
 
     Args:
@@ -33,6 +42,7 @@ def save_mask_pictures(folder: Path, stack: Stack[Masks], truth: LabelMaps, fuse
         stack: Members' masks of the judged rows.
         truth: Their truth.
         fused: The chosen fusion's masks, as `write_masks` wrote them.
+        pixels_of: From a row's id to its image, `(H, W, 3)` uint8; None: there are no images.
     """
     rows = _most_disputed(stack)
     shown = stack.members[:MOST_MEMBERS]
@@ -44,6 +54,11 @@ def save_mask_pictures(folder: Path, stack: Stack[Masks], truth: LabelMaps, fuse
     }
     if not pictures:
         return
+    if pixels_of is not None:
+        pictures |= {
+            f"image{number}": small_picture(pixels_of(str(truth.ids[row])), IMAGE_SIDE)
+            for number, row in enumerate(rows)
+        }
     path = folder / PICTURES
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:

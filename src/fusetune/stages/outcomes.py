@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From members' artifacts to what is judged, shown and taken home."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,8 @@ from fusetune.fuse.method import Fusion
 from fusetune.metric import Metric
 from fusetune.plugins import find
 from fusetune.predictions.detection.boxes import Boxes
+from fusetune.predictions.detection.detections import read_boxes
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.files import read_prediction_of
 from fusetune.predictions.kinds import Array, Kind
 from fusetune.predictions.segmentation.label_maps import LabelMaps
@@ -28,6 +31,7 @@ from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import GroundTruth, Targets
 from fusetune.report.contents import FOLD, THUMBNAILS
 from fusetune.report.rows import disputed
+from fusetune.stages.box_pictures import save_box_pictures
 from fusetune.stages.folds import about_folds, objectives_of
 from fusetune.stages.mask_pictures import save_mask_pictures
 from fusetune.stages.members import Context, Outcome
@@ -41,7 +45,7 @@ __all__ = [
     "judge_without_members",
     "member_entries",
     "publish_predictions",
-    "save_thumbnails",
+    "save_pictures",
 ]
 
 DISPUTED_ROWS = 24
@@ -231,26 +235,39 @@ def _curves(outcome: Outcome) -> dict[str, Outcome]:
     return {f"{outcome.entry.name}{FOLD}{n}": one for n, one in enumerate(outcome.folds, start=1)}
 
 
-def save_thumbnails(context: Context, judge: Judge, data: Artifact, fused: Artifact) -> None:
-    """Small pictures of the test rows on which the members disagree most, for the report.
+def save_pictures(context: Context, judge: Judge, data: Artifact, fused: Artifact) -> None:
+    """Small pictures for the report: of the test rows on which the members disagree most.
 
-    From the stored rows: the user's own files may have gone since.
+    Of detection and segmentation with what members and the chosen fusion say of them. From the
+    stored rows: the user's own files may have gone since.
+
+    Args:
+        context: The run.
+        judge: The judged rows.
+        data: The stored rows.
+        fused: What `fuse_stage` made.
     """
-    stack, targets = judge.stacks["test"], judge.targets["test"]
-    if isinstance(targets, LabelMaps):
-        chosen = fused.folder / "predictions" / "test"
-        save_mask_pictures(context.experiment.folder, stack, targets, chosen)
-    if not isinstance(targets, Targets):
-        return  # numbers and label sets have no such rows in the report
-    members = dict(zip(stack.members, stack.parts, strict=True))
-    ids = disputed(members, targets, most=DISPUTED_ROWS)
+    stack, targets, folder = judge.stacks["test"], judge.targets["test"], context.experiment.folder
     prepared = load_prepared(data.folder)
     row_of = {name: row for row, name in enumerate(prepared.ids.tolist())}
-    rows = np.array([row_of[str(name)] for name in ids], dtype=int)
-    with replacing(context.experiment.folder / THUMBNAILS) as temporary:
-        np.savez(
-            temporary, ids=np.asarray(ids, dtype=str), pixels=_thumbnails(prepared.images, rows)
-        )
+
+    def pixels_of(name: str) -> Array:
+        return prepared.images.pixels(row_of[name])
+
+    shown = fused.folder / "predictions" / "test"
+    if isinstance(targets, Objects):
+        judged = json.loads(fused.path("judged.json").read_text(encoding="utf-8"))
+        chosen = judged["chosen"], read_boxes(shown.with_suffix(".parquet"))
+        save_box_pictures(folder, stack, targets, chosen, judged["best_member"], pixels_of)
+    elif isinstance(targets, LabelMaps):
+        save_mask_pictures(folder, stack, targets, shown, pixels_of)
+    elif isinstance(targets, Targets):
+        members = dict(zip(stack.members, stack.parts, strict=True))
+        ids = disputed(members, targets, most=DISPUTED_ROWS)
+        rows = np.array([row_of[str(name)] for name in ids], dtype=int)
+        with replacing(folder / THUMBNAILS) as temporary:
+            pixels = _thumbnails(prepared.images, rows)
+            np.savez(temporary, ids=np.asarray(ids, dtype=str), pixels=pixels)
 
 
 def _thumbnails(images: Images, rows: Array) -> Array:

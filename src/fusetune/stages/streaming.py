@@ -37,6 +37,7 @@ from fusetune.plugins import find, plugin_name
 from fusetune.predictions.files import columnar_columns
 from fusetune.predictions.kinds import Array, Columnar
 from fusetune.predictions.memory import give_back, map_arrays
+from fusetune.predictions.pool import member_names
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.tables import ID, write_pieces
 from fusetune.predictions.targets import AnyTargets
@@ -108,22 +109,14 @@ def publish_streams(experiment: Experiment, fused: Artifact, asked: Asked) -> di
 
 
 def _inputs(asked: Asked) -> JSON:
-    reading = asked.reading
+    reading, named = asked.reading, zip(member_names(asked.files), asked.files, strict=True)
     return {
         "streamed": asked.memory_bytes,
-        "predictions": {file.stem: file_checksum(file) for file in asked.files if file.is_file()},
+        "predictions": {name: file_checksum(file) for name, file in named if file.is_file()},
         "targets": file_checksum(asked.targets) if asked.targets.is_file() else None,
-        "asked": canonical(
-            [
-                asked.metric,
-                list(asked.methods),
-                asked.holdout,
-                asked.seed,
-                asked.calibrate,
-                asked.calibrate_members,
-                [reading.task, dict(reading.forms), list(reading.classes)],
-            ]
-        ),
+        "asked": canonical([asked.metric, list(asked.methods), asked.holdout, asked.seed]),
+        "calibrate": [asked.calibrate, asked.calibrate_members],
+        "reading": canonical([reading.task, dict(reading.forms), list(reading.classes)]),
     }
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Self
 
-from fusetune.atomic import replacing
+from fusetune.atomic import link_or_copy, replacing
 from fusetune.errors import RunLocked, UsageError
 from fusetune.store.artifact import JSON, MANIFEST, Status, Step
 
@@ -92,13 +92,13 @@ class Experiment:
         target = self.folder / name
         if not source.is_dir():
             with replacing(target) as temporary:
-                _link(source, temporary)
+                link_or_copy(source, temporary)
             return target
         fresh, old = (target.with_name(f".{target.name}.{what}.tmp") for what in ("fresh", "old"))
         for file in sorted(p for p in source.rglob("*") if p.is_file() and p.name != MANIFEST):
             place = fresh / file.relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)
-            _link(file, place)
+            link_or_copy(file, place)
         if target.exists():
             target.rename(old)
         fresh.rename(target)
@@ -112,10 +112,3 @@ class Experiment:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

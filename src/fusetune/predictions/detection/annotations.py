@@ -4,15 +4,23 @@
 Shapes: N rows, K objects.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from fusetune.errors import PredictionError, counted, name_some
+from fusetune.errors import PredictionError, counted
+from fusetune.predictions.detection.coco import (
+    bbox_of,
+    categories_of,
+    check_size,
+    coco_content,
+    id_of,
+    is_number,
+    order_of,
+    sizes_of,
+)
 from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import Floats, Ids, as_ids
 from fusetune.predictions.ragged import offsets_of
@@ -22,7 +30,6 @@ __all__ = [
     "Annotations",
     "holds_annotations",
     "read_annotations",
-    "read_json",
     "yolo_lines",
     "yolo_names",
 ]
@@ -80,25 +87,6 @@ def read_annotations(
         return _read_coco(path, repair)
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401
-    """The content of a JSON file.
-
-    Raises:
-        PredictionError: There is no such file, or it is no JSON or cut short (the place is named).
-    """
-    if not path.is_file():
-        raise PredictionError(f"there is no file '{path}'", "a readable file", "Check the path.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise PredictionError(
-            f"the content is no complete JSON ({getattr(error, 'msg', error)}{where})",
-            "a complete JSON file",
-            "Write or copy the file again.",
-        ) from error
-
-
 class _Collected:
     """Objects one after the other, checked as they come."""
 
@@ -132,7 +120,10 @@ class _Collected:
         """One object: corners, class (None: unknown), and crowd, ignored, area."""
         if label is None:
             return self.fault(where, "is of an unknown class", "a class that the file lists")
-        if not np.isfinite(box).all() or not (box[2] > box[0] and box[3] > box[1]):
+        if not np.isfinite(box).all():
+            numbers = ", ".join(f"{value:g}" for value in box)
+            return self.fault(where, f"holds NaN or infinity: ({numbers})", "finite numbers")
+        if not (box[2] > box[0] and box[3] > box[1]):
             sides = f"{box[2] - box[0]:g} by {box[3] - box[1]:g}"
             return self.fault(where, f"has no positive size: {sides}", "positive sides")
         area = flags[2]
@@ -181,59 +172,35 @@ class _Collected:
 
 
 def _read_coco(path: Path, repair: bool) -> Annotations:
-    content = _coco_content(path)
-    images = sorted(content["images"], key=lambda image: _number(image["id"]))
-    ids = as_ids([str(image["id"]) for image in images])
+    content = coco_content(path)
+    images = sorted(content["images"], key=lambda image: order_of(id_of(image["id"])))
+    ids = as_ids([id_of(image["id"]) for image in images])
     row_of = {name: row for row, name in enumerate(ids.tolist())}
-    categories = {str(one["id"]): str(one["name"]) for one in content["categories"]}
+    categories = categories_of(content["categories"])
     classes = tuple(dict.fromkeys(categories.values()))
-    known = all(image.get("width") and image.get("height") for image in images)
-    sizes = [(image["width"], image["height"]) for image in images] if known else []
-    sizes_N2 = np.array(sizes, dtype=np.float64).reshape(-1, 2) if known else None
-    made = _Collected(sizes_N2, repair)
+    made = _Collected(sizes_of(images), repair)
     for number, one in enumerate(content["annotations"]):
-        where = f"annotation {one.get('id', number)} of image '{one.get('image_id')}'"
-        row, bbox = row_of.get(str(one.get("image_id"))), one.get("bbox")
-        if row is None:
+        image = id_of(one["image_id"])
+        where = f"annotation {one.get('id', number)} of image '{image}'"
+        if image not in row_of:
             made.fault(where, "is of an unknown image", "an image that the file lists")
             continue
-        if not isinstance(bbox, list) or len(bbox) != 4:
-            rotated = " and may be rotated" if isinstance(bbox, list) and len(bbox) == 5 else ""
-            raise PredictionError(
-                f"{where} has the bbox {bbox}{rotated}",
-                "four numbers: left, top, width, height",
-                "Give upright boxes.",
-            )
-        left, top, wide, high = map(float, bbox)
-        name = categories.get(str(one.get("category_id")))
-        crowd = bool(one.get("iscrowd", 0))
-        flags = (crowd, crowd or bool(one.get("ignore", 0)), one.get("area"))
+        left, top, wide, high = bbox_of(where, one.get("bbox"))
+        strange = [key for key in ("iscrowd", "ignore") if one.get(key, 0) not in (0, 1)]
+        if strange:
+            made.fault(where, f"has an unclear flag: {strange[0]}: {one[strange[0]]!r}", "0 or 1")
+            continue
+        area, name = one.get("area"), categories.get(id_of(one.get("category_id")))
+        if area is not None and not (is_number(area) and 0 <= area < np.inf):
+            made.fault(where, f"has an impossible area: {area!r}", "a number of pixels, or none")
+            area = None
+        flags = (one.get("iscrowd", 0) == 1, one.get("ignore", 0) == 1, area)
         label = None if name is None else classes.index(name)
-        made.add(row, where, (left, top, left + wide, top + high), label, flags)
+        made.add(row_of[image], where, (left, top, left + wide, top + high), label, flags)
     stems = [Path(str(image.get("file_name", image["id"]))).stem for image in images]
     return Annotations(
         made.objects(ids, classes), np.array(stems, str), categories, {}, made.notes()
     )
-
-
-def _coco_content(path: Path) -> Mapping[str, list[Any]]:
-    content = read_json(path)
-    parts = ("images", "annotations", "categories")
-    if not isinstance(content, Mapping) or any(
-        not isinstance(content.get(name), list) for name in parts
-    ):
-        raise PredictionError(
-            "the content is no COCO annotation file",
-            f"lists called {name_some(parts)}",
-            "Give a file in COCO's format, or a folder of YOLO or Pascal VOC labels.",
-        )
-    return content
-
-
-def _number(name: object) -> tuple[float, str]:
-    """COCO's order of images: by their numbers."""
-    text = str(name)
-    return (float(text) if text.lstrip("-").isdigit() else np.inf, text)
 
 
 def _read_yolo(path: Path, repair: bool, classes: Sequence[str]) -> Annotations:
@@ -257,6 +224,8 @@ def _read_yolo(path: Path, repair: bool, classes: Sequence[str]) -> Annotations:
             cut = np.clip(box, 0, 1)
             if np.abs(cut - box).max() > 1e-3:  # four digits are rounding
                 made.fault(where, f"sticks out of its image: {line[1:5]}", "shares from 0 to 1")
+                if not (cut[2] > cut[0] and cut[3] > cut[1]):
+                    continue
             flags = (False, False, None)
             made.add(row, where, cut.tolist(), label if known and label >= 0 else None, flags)
     names = names or tuple(str(number) for number in range(most + 1))
@@ -281,11 +250,12 @@ def yolo_lines(file: Path, *, scores: bool) -> list[list[float]]:
         except ValueError:
             line = []
         width = 6 if scores else 5
-        if len(line) != width:
+        if len(line) != width or not line[0].is_integer():
             turned = " and may be of a rotated box" if len(line) in (ROTATED, ROTATED + 1) else ""
             raise PredictionError(
                 f"line {number + 1} of '{file.name}' is '{text[:60]}'{turned}",
-                f"{width} numbers: class, center x and y, width, height" + ", score" * scores,
+                f"{width} numbers: class (a whole one), center x and y, width, height"
+                + ", score" * scores,
                 "Rotated boxes are not supported."
                 if turned
                 else "Save confidences too." * scores or "Correct the line.",
@@ -321,6 +291,7 @@ def _read_voc(path: Path, repair: bool) -> Annotations:
             size = tree.find("size")
             assert size is not None
             sizes.append([float(size.findtext(side, "")) for side in ("width", "height")])
+            check_size(f"'{file.name}'", sizes[-1])
             for number, one in enumerate(tree.iter("object")):
                 box = one.find("bndbox")
                 assert box is not None

@@ -13,13 +13,9 @@ from typing import Any
 import numpy as np
 
 from fusetune.errors import PredictionError, counted, name_some
-from fusetune.predictions.detection.annotations import (
-    Annotations,
-    read_json,
-    yolo_lines,
-    yolo_names,
-)
+from fusetune.predictions.detection.annotations import Annotations, yolo_lines, yolo_names
 from fusetune.predictions.detection.boxes import Boxes, check_boxes
+from fusetune.predictions.detection.coco import bbox_of, id_of, is_number, read_json
 from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import Array, Floats
 from fusetune.predictions.ragged import Offsets
@@ -239,32 +235,46 @@ def _from_coco(content: Any) -> Found:  # noqa: ANN401
             f"a list of objects with {name_some(needed)}",
             "Write detections as COCO's evaluation takes them.",
         )
-    corners_K4 = _corners([one["bbox"] for one in entries])
-    images = [str(one["image_id"]) for one in entries]
+    images = [id_of(one["image_id"]) for one in entries]
     return Found(
         "coco",
         np.array(images, dtype=str),
-        corners_K4,
-        np.array([one["score"] for one in entries], dtype=np.float64),
-        np.array([str(one["category_id"]) for one in entries], dtype=str),
+        _corners(entries),
+        _scores(entries),
+        np.array([id_of(one["category_id"]) for one in entries], dtype=str),
         tuple(dict.fromkeys(images)),
     )
 
 
-def _corners(boxes: Sequence[Sequence[float]]) -> Floats:
+def _corners(entries: Sequence[Mapping[str, Any]]) -> Floats:
     """`(K, 4)` corners of corner, width and height."""
-    try:
-        boxes_K4 = np.array(boxes, dtype=np.float64)
-    except (ValueError, TypeError) as error:
+    boxes_K4 = _numbers([one["bbox"] for one in entries])
+    if boxes_K4.shape != (len(entries), 4) and entries:
+        for number, one in enumerate(entries):
+            bbox_of(f"detection {number} of image '{id_of(one['image_id'])}'", one["bbox"])
+    boxes_K4 = boxes_K4.reshape(-1, 4)
+    return np.concatenate([boxes_K4[:, :2], boxes_K4[:, :2] + boxes_K4[:, 2:]], axis=1)
+
+
+def _scores(entries: Sequence[Mapping[str, Any]]) -> Floats:
+    scores_K = _numbers([one["score"] for one in entries])
+    if scores_K.shape != (len(entries),):
+        found = enumerate(entries)
+        number, one = next(pair for pair in found if not is_number(pair[1]["score"]))
         raise PredictionError(
-            f"the boxes are no lists of four numbers ({error})",
-            "left, top, width, height",
-            "Correct them.",
-        ) from error
-    if boxes_K4.ndim == 2 and boxes_K4.shape[1] == 4:
-        return np.concatenate([boxes_K4[:, :2], boxes_K4[:, :2] + boxes_K4[:, 2:]], axis=1)
-    none = np.zeros(len(boxes_K4), dtype=np.int64)
-    return check_boxes(boxes_K4, np.array(["?"]), none, relative=False)  # says what is wrong
+            f"detection {number} of image '{id_of(one['image_id'])}' has the score {one['score']!r}",
+            "a number",
+            "Correct it.",
+        )
+    return scores_K
+
+
+def _numbers(values: Sequence[Any]) -> Floats:
+    """The values as an array; an empty one if they are none or differ in their lengths."""
+    try:
+        return np.array(values, dtype=np.float64)
+    except (ValueError, TypeError):
+        return np.zeros((0, 0))
 
 
 def _from_yolo(path: Path) -> Found:
@@ -309,15 +319,17 @@ def _from_table(path: Path) -> Found:
         about = {key.decode(): json.loads(value) for key, value in _about(table.schema.metadata)}
         columns, _ = columns_of(table)
         named = {name: columns[_called(name, columns)] for name in (ID, "label", *CORNERS, "score")}
-    images = named[ID].astype(str)
-    numbers = {name: named[name].astype(np.float64) for name in (*CORNERS, "score")}
-    labels_K = named["label"]
-    if labels_K.dtype.kind == "f":
-        labels_K = np.where(
-            np.isnan(labels_K), "", np.nan_to_num(labels_K).astype(np.int64).astype(str)
-        )
-    labels_K = labels_K.astype(str)
-    kept = labels_K != ""
+        numbers = {name: _plain_numbers(name, named[name]) for name in (*CORNERS, "score")}
+        images, labels_K = named[ID].astype(str), _labels(named["label"])
+        kept = labels_K != ""
+        if (nameless := ~kept & np.isfinite([numbers[name] for name in CORNERS]).any(axis=0)).any():
+            first = int(nameless.argmax())
+            raise PredictionError(
+                f"line {first + 1} has a box of row '{images[first]}' and no label "
+                f"({counted(int(nameless.sum()), 'such line')})",
+                "a label for every box",
+                "Write the label; only a line without any box has none.",
+            )
     boxes_K4 = np.stack([numbers[name][kept] for name in CORNERS], axis=1)
     shares = bool(len(boxes_K4)) and bool((np.abs(boxes_K4) <= 1.5).all())
     classes = tuple(about.get(CLASSES, ()))
@@ -331,6 +343,41 @@ def _from_table(path: Path) -> Found:
         about.get(RELATIVE, shares),
         classes,
     )
+
+
+def _plain_numbers(name: str, column: Array) -> Floats:
+    texts = [] if column.dtype.kind in "fiub" else map(str, column.tolist())
+    if strange := [text for text in texts if not _reads_as_number(text)]:
+        raise PredictionError(
+            f"the column '{name}' holds text: {name_some(list(dict.fromkeys(strange)))}",
+            "numbers",
+            "Correct them; an image without boxes has empty cells.",
+        )
+    if column.dtype.kind not in "fiub":
+        column = np.where(column == "", "nan", column)
+    return column.astype(np.float64)
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return not text
+    return True
+
+
+def _labels(column: Array) -> Array:
+    """`(L,)` names, or whole numbers as text; empty where there is none."""
+    if column.dtype.kind != "f":
+        return column.astype(str)
+    known = ~np.isnan(column)
+    if strange := [f"{value:g}" for value in column[known].tolist() if not value.is_integer()]:
+        raise PredictionError(
+            f"the labels hold {name_some(list(dict.fromkeys(strange)))}",
+            "names, or whole numbers",
+            "Correct them.",
+        )
+    return np.where(known, np.nan_to_num(column).astype(np.int64).astype(str), "")
 
 
 def _about(metadata: Mapping[bytes, bytes] | None) -> Iterable[tuple[bytes, bytes]]:

@@ -24,7 +24,20 @@ from fusetune.predictions.kinds import Floats
 from fusetune.predictions.ragged import Offsets, offsets_of
 from fusetune.predictions.threads import in_threads
 
-__all__ = ["Summary", "class_values", "match_statistics", "matched_bits", "summary_values"]
+__all__ = [
+    "AREAS",
+    "AREAS_A2",
+    "LEVELS_Q",
+    "OVERLAPS_T",
+    "Area",
+    "Summary",
+    "best_cut",
+    "class_values",
+    "match_statistics",
+    "matched_bits",
+    "precision_curves",
+    "summary_values",
+]
 
 OVERLAPS_T = np.linspace(0.5, 0.95, 10)
 LEVELS_Q = np.linspace(0.0, 1.0, 101)
@@ -148,8 +161,82 @@ def class_values(summary: Summary, statistics_NS: Floats, weights_RN: Floats) ->
     """`(R, C)` values of each class under R weightings of the rows; NaN where it has no objects."""
     from fusetune.predictions.detection.numba_matches import mean_precisions, mean_recalls
 
-    rows_K, entries_K5 = _entries(statistics_NS)
     weights_RN = np.ascontiguousarray(weights_RN, dtype=np.float64)
+    found = _ranking(summary, statistics_NS, weights_RN)
+    ranked, hits, outs = (found.rows_K, found.starts), found.hits, found.outs
+
+    def some(part: slice) -> Floats:
+        counts = (weights_RN[part], found.objects_RC[part])
+        if summary.recall:
+            return mean_recalls(ranked, hits, counts)
+        return mean_precisions(ranked, (hits, outs), counts, LEVELS_Q)
+
+    return np.concatenate(in_threads(some, _parts(len(weights_RN), len(found.rows_K))))
+
+
+def precision_curves(summary: Summary, statistics_NS: Floats) -> Floats:
+    """`(C, Q)` precision at 101 levels of recall, its mean over overlaps; NaN without objects.
+
+    The best that a ranking of at least that recall reaches, and 0 where none does: the mean of a
+    class's curve is its average precision (`class_values`).
+    """
+    found = _ranking(summary, statistics_NS, np.ones((1, len(statistics_NS))))
+    objects_C = found.objects_RC[0]
+    curves_CQ = np.where(objects_C[:, None] > 0, np.zeros(len(LEVELS_Q)), np.nan)
+    for label in np.flatnonzero(objects_C > 0):
+        start = found.starts[label]
+        for t in range(len(summary.bits_T)):
+            right, aside = (
+                places[edges[t, label] : edges[t, label + 1]]
+                for places, edges in (found.hits, found.outs)
+            )
+            counted = right - start + 1 - np.searchsorted(aside, right)
+            best = np.maximum.accumulate((np.arange(1, len(right) + 1) / counted)[::-1])[::-1]
+            reached = np.arange(1, len(right) + 1) / objects_C[label]
+            first_Q = np.searchsorted(reached, LEVELS_Q)
+            curves_CQ[label] += np.append(best, 0.0)[first_Q] / len(summary.bits_T)
+    return curves_CQ
+
+
+def best_cut(statistics_NS: Floats) -> float:
+    """The least score to be shown: with the boxes from it on, F1 at an overlap of a half is highest.
+
+    Over all classes together; infinity where no box is right.
+    """
+    _, entries_K5 = _entries(statistics_NS)
+    objects = float(entries_K5[entries_K5[:, 0] < 0, 1].sum())
+    found_K5 = entries_K5[entries_K5[:, 0] > 0]
+    found_K5 = found_K5[np.argsort(-found_K5[:, 1], kind="stable")]
+    right_K, aside_K = (found_K5[:, 3:].astype(np.int64) & 1).T > 0
+    hits_K = np.cumsum(right_K & ~aside_K)
+    if not len(hits_K) or not hits_K[-1]:
+        return float("inf")
+    score_K = 2 * hits_K / (np.cumsum(~aside_K) + objects)
+    last_K = np.append(found_K5[1:, 1] < found_K5[:-1, 1], True)  # of equal scores all or none
+    return float(found_K5[np.where(last_K, score_K, -1).argmax(), 1])
+
+
+@dataclass(frozen=True, eq=False)
+class _Ranking:
+    """Detections of all rows by class and falling score, and what is right among them.
+
+    Args:
+        rows_K: `(K,)` the row of each detection.
+        starts: `(C + 1,)` where each class begins.
+        hits: Places of the right ones, overlap by overlap; see `_marked`.
+        outs: Places of those that do not count.
+        objects_RC: `(R, C)` weighted numbers of objects.
+    """
+
+    rows_K: Offsets
+    starts: Offsets
+    hits: tuple[Offsets, Offsets]
+    outs: tuple[Offsets, Offsets]
+    objects_RC: Floats
+
+
+def _ranking(summary: Summary, statistics_NS: Floats, weights_RN: Floats) -> _Ranking:
+    rows_K, entries_K5 = _entries(statistics_NS)
     detections, objects = entries_K5[:, 0] > 0, entries_K5[:, 0] < 0
     num_classes = int(np.abs(entries_K5[:, 0]).max(initial=0))
     objects_RC = np.zeros((len(weights_RN), num_classes))
@@ -164,17 +251,13 @@ def class_values(summary: Summary, statistics_NS: Floats, weights_RN: Floats) ->
     labels_K = entries_K5[order, 0].astype(np.int64) - 1
     starts = np.searchsorted(labels_K, np.arange(num_classes + 1)).astype(np.int64)
     hits_K, outs_K = entries_K5[order, 3:].astype(np.int64).T
-    hits = _marked(hits_K & ~outs_K, summary.bits_T, starts)
-    outs = _marked(outs_K, summary.bits_T, starts)
-    ranked = (rows_K[order], starts)
-
-    def some(part: slice) -> Floats:
-        counts = (weights_RN[part], objects_RC[part])
-        if summary.recall:
-            return mean_recalls(ranked, hits, counts)
-        return mean_precisions(ranked, (hits, outs), counts, LEVELS_Q)
-
-    return np.concatenate(in_threads(some, _parts(len(weights_RN), len(order))))
+    return _Ranking(
+        rows_K[order],
+        starts,
+        _marked(hits_K & ~outs_K, summary.bits_T, starts),
+        _marked(outs_K, summary.bits_T, starts),
+        objects_RC,
+    )
 
 
 def _marked(bits_K: Offsets, bits_T: Offsets, starts: Offsets) -> tuple[Offsets, Offsets]:

@@ -6,9 +6,7 @@ Nothing but the form is read here at first: what the files hold is read when it 
 Shapes: C classes, H W pixels, K colors.
 """
 
-import shutil
 import sys
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fusetune.atomic import replacing_folder
 from fusetune.errors import InvalidValue, PredictionError, name_some
 from fusetune.predictions.kinds import Array, Floats, as_ids
 from fusetune.predictions.segmentation.label_maps import IGNORED, Labels
@@ -35,6 +34,7 @@ __all__ = [
     "mask_paths",
     "read_legend",
     "stored_shape",
+    "write_legend",
     "write_mask_pieces",
     "write_masks",
 ]
@@ -261,21 +261,21 @@ def write_masks(folder: Path, masks: Masks) -> None:
 
 def write_mask_pieces(folder: Path, classes: Sequence[str], pieces: Iterable[Masks]) -> None:
     """As `write_masks`, from pieces with these classes, of which one is held at a time."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
+    with replacing_folder(folder) as made:
         for masks in pieces:
             for name, mask in zip(masks.ids.tolist(), masks.masks, strict=True):
                 path = made / f"{name}.npy"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _write_array(path, mask)
-        (made / CLASSES_FILE).write_text("\n".join(classes) + "\n", encoding="utf-8")
-        made.chmod(0o755)
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        made.rename(folder)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+        write_legend(made, Legend(tuple(classes)))
+
+
+def write_legend(folder: Path, legend: Legend) -> None:
+    """Write `classes.txt`, which `read_legend` reads."""
+    colors: Sequence[Sequence[int]] = legend.colors or [()] * len(legend.classes)
+    named = zip(legend.classes, colors, strict=True)
+    lines = [" ".join([name, *map(str, color)]) for name, color in named]
+    (folder / CLASSES_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def kept_masks(folder: Path) -> Masks:
@@ -344,6 +344,10 @@ def _decoded(path: Path, legend: Legend, _: tuple[int, int]) -> npt.NDArray[np.i
 
 
 def _labels(numbers_HW: Array, legend: Legend, path: Path) -> npt.NDArray[np.int16]:
+    if numbers_HW.dtype.kind not in "biu":
+        raise PredictionError(
+            f"'{path}' is an image of fractions", "whole numbers of classes", "Write these."
+        )
     labels = numbers_HW.astype(np.int64)
     if legend.ignored is not None:
         labels[labels == legend.ignored] = IGNORED

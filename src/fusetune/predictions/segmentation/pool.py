@@ -98,8 +98,9 @@ def read_masks(
             parts[name], resampled = _member(paths, form, own, sizes, stretch=options.repair)
         forms[name] = form
         if resampled:
+            were = "was" if resampled == 1 else "were"
             notes.append(
-                f"{counted(resampled, 'mask')} of {name} were resampled to the size of their image."
+                f"{counted(resampled, 'mask')} of {name} {were} resampled to the size of their image."
             )
     stack = Stack.align(parts, ids=truth.ids, classes=truth.classes)
     return stack, Truth(truth, Masks), forms, tuple(notes)

@@ -4,7 +4,6 @@
 Shapes: H W pixels.
 """
 
-import base64
 import io
 from typing import Any, ClassVar
 
@@ -12,12 +11,14 @@ import numpy as np
 
 from fusetune.predictions.kinds import Array
 from fusetune.report.contents import Contents
+from fusetune.report.images import data_uri, encoded
 from fusetune.report.mask_pictures import DISPUTED, NOTHING
 from fusetune.report.section import Section
 
 __all__ = ["Masks"]
 
 GRAY = (224, 224, 224)  # of pixels of no class; none of the first 200 colors is near it
+MOST_NAMED = 5  # classes in the words of a picture
 
 
 class Masks(Section):
@@ -42,8 +43,10 @@ class Masks(Section):
             "rows": [
                 {
                     "id": name,
+                    "image": data_uri(found.images[name]) if name in found.images else None,
                     "pictures": [
                         _picture(layer, numbers_HW, colors)
+                        | {"words": _words(layer, numbers_HW, found.classes)}
                         for layer, numbers_HW in zip(found.layers, numbers_LHW, strict=True)
                     ],
                 }
@@ -82,10 +85,13 @@ def _picture(layer: str, numbers_HW: Array, colors: Array) -> dict[str, Any]:
     image.putpalette(palette.ravel().tolist())
     file = io.BytesIO()
     image.save(file, format="PNG")
-    encoded = base64.b64encode(file.getvalue()).decode("ascii")
-    return {
-        "name": layer,
-        "uri": f"data:image/png;base64,{encoded}",
-        "width": image.width,
-        "height": image.height,
-    }
+    return encoded(file, "png") | {"name": layer, "width": image.width, "height": image.height}
+
+
+def _words(layer: str, numbers_HW: Array, classes: tuple[str, ...]) -> str:
+    """What a picture shows, for those who do not see it."""
+    if layer == DISPUTED:
+        return f"on {100 * np.mean(numbers_HW > 0):.0f} % of the pixels"
+    shares = [(float(np.mean(numbers_HW == index)), name) for index, name in enumerate(classes)]
+    largest = sorted((one for one in shares if one[0] > 0), key=lambda one: -one[0])[:MOST_NAMED]
+    return ", ".join(f"{name} {100 * share:.0f} %" for share, name in largest) or "no class"

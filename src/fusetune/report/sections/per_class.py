@@ -4,6 +4,7 @@
 from typing import Any, ClassVar
 
 from fusetune.report.contents import Contents
+from fusetune.report.gains import gain_table
 from fusetune.report.section import Section
 
 __all__ = ["PerClass"]
@@ -12,7 +13,7 @@ MOST_CLASSES = 30
 
 
 class PerClass(Section):
-    """Average precision, or intersection over union, of each class, the hardest first."""
+    """Average precision, or intersection over union, of each class and its gain, the hardest first."""
 
     title: ClassVar[str] = "Classes"
     order: ClassVar[int] = 63
@@ -24,20 +25,14 @@ class PerClass(Section):
         names = list(dict.fromkeys([contents.best_member, contents.chosen]))
         masks = "pixels" in contents.per_class[0]
         measure = "intersection_over_union" if masks else "average_precision"
-        rows = sorted(contents.per_class, key=lambda row: row[measure].get(names[-1], 0.0))
+        rows = sorted(contents.per_class, key=lambda row: row[measure].get(names[-1]) or 0.0)
+        counted = "pixels" if masks else "objects"
         return {
-            "names": names,
+            "table": gain_table(rows[:MOST_CLASSES], "class", counted, measure, names),
             "masks": masks,
+            "best_member": contents.best_member,
+            "chosen_name": contents.chosen,
             "rows_name": contents.rows_name,
             "num_rows": contents.rows.get("test", 0),
             "left_out": max(0, len(rows) - MOST_CLASSES),
-            "rows": [
-                {
-                    "name": row["class"],
-                    "counted": row["pixels" if masks else "objects"],
-                    "values": [f"{100 * row[measure][name]:.1f}" for name in names],
-                    "width": round(100 * row[measure][names[-1]], 1),
-                }
-                for row in rows[:MOST_CLASSES]
-            ],
         }
