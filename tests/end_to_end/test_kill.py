@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from drawn_maps import NAMES, draw_maps
 from fusetune.predictions.segmentation.files import write_masks
 from mask_pools import mask_pool
 
@@ -54,6 +55,34 @@ def test_a_detection_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_p
     recipe = tmp_path / "boxes.yaml"
     recipe.write_text(yaml.safe_dump(DETECTION))
     script("kill_test").kill_and_compare(["run", str(recipe)], tmp_path, kills=4, seed=2)
+
+
+SEGMENTATION = {
+    "task": "semantic_segmentation",
+    "data": {
+        "source": "masks",
+        "images": "images",
+        "masks": "masks",
+        "names": list(NAMES),
+        "roles": {"folds": 2, "test": 9},
+    },
+    "members": [
+        {"source": "mini_segmentation", "model": "resnet_fpn", "preprocess": {"size": 32}},
+        {"source": "mini_segmentation", "model": "vgg_unet", "preprocess": {"size": 32}},
+    ],
+    "finetune": {"epochs": 3, "batch_size": 8, "augmentation": {"flip": True}},
+    "fuse": {"methods": ["mean", "weighted_mean"]},
+}
+
+
+@pytest.mark.slow
+def test_a_segmentation_run_killed_at_random_moments_ends_with_the_same_bytes(
+    tmp_path: Path,
+) -> None:
+    draw_maps(tmp_path, 32)
+    recipe = tmp_path / "maps.yaml"
+    recipe.write_text(yaml.safe_dump(SEGMENTATION))
+    script("kill_test").kill_and_compare(["run", str(recipe)], tmp_path, kills=4, seed=4)
 
 
 @pytest.mark.slow

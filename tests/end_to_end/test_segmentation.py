@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
+from drawn_maps import NAMES, draw_maps
 from fusetune.errors import RecipeError
 from fusetune.predictions.segmentation.files import kept_masks
 from fusetune.recipe import load_recipe
@@ -21,7 +21,7 @@ RECIPE = {
         "source": "masks",
         "images": "images",
         "masks": "masks",
-        "names": ["ground", "disc", "bar"],
+        "names": list(NAMES),
         "roles": {"validation": 6, "holdout": 9, "test": 9},
     },
     "members": [A, {**A, "name": "b", "model": "vgg_unet"}],
@@ -33,20 +33,7 @@ RECIPE = {
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Images of 40 by 60 pixels with a disc and a bar, in two folders."""
-    lines, columns = np.mgrid[:40, :60]
-    for row in range(40):
-        random = np.random.default_rng(row)
-        labels = np.zeros((40, 60), dtype=np.uint8)
-        start = int(random.integers(4, 50))
-        labels[:, start : start + 6] = 2
-        y, x = random.uniform(10, 30), random.uniform(10, 50)
-        labels[(lines - y) ** 2 + (columns - x) ** 2 < 49] = 1
-        values = np.array([120, 190, 50])[labels][..., None] + random.normal(0, 20, (40, 60, 3))
-        labels[0] = 255
-        for what, array in (("images", values.clip(0, 255).astype(np.uint8)), ("masks", labels)):
-            path = tmp_path / what / f"part{row % 2}" / f"{row}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array).save(path)
+    draw_maps(tmp_path)
     return tmp_path
 
 
