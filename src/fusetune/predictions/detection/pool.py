@@ -14,7 +14,8 @@ import numpy as np
 from fusetune.errors import InvalidValue, PredictionError, counted
 from fusetune.predictions.detection.annotations import Annotations, read_annotations
 from fusetune.predictions.detection.boxes import Boxes
-from fusetune.predictions.detection.detections import Found, boxes_of, read_found
+from fusetune.predictions.detection.detections import boxes_of
+from fusetune.predictions.detection.found import Found, read_found
 from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import as_ids
 from fusetune.predictions.reading import Form
