@@ -76,6 +76,8 @@ def boxes_of(
 
 def _in_unit(boxes: Boxes, truth: Objects) -> Boxes:
     """The boxes in the truth's unit; shares become pixels where the images' sizes are known."""
+    if not len(boxes.scores_K):
+        return replaced(boxes, relative=truth.relative)  # none are of either unit
     if boxes.relative and truth.sizes_N2 is not None:
         return boxes.scaled(truth.sizes_N2, relative=False)
     if boxes.relative != truth.relative:

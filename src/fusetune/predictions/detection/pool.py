@@ -88,7 +88,7 @@ def new_boxes(
     images = {image for one in found.values() for image in one.images}
     ids = as_ids(sorted(images, key=lambda name: (not name.isdigit(), len(name), name)))
     none = np.zeros(len(ids) + 1, dtype=np.int64)
-    relative = all(one.relative for one in found.values())
+    relative = all(one.relative for one in found.values() if len(one.scores_K))
     empty = Objects(ids, tuple(classes), none, np.zeros((0, 4)), none[:0], relative=relative)
     read = {}
     for name, one in found.items():
