@@ -17,6 +17,7 @@ from fusetune.metrics.coco_map import CocoMap
 from fusetune.metrics.coco_map50 import CocoMap50
 from fusetune.plugins import discover
 from fusetune.predictions.detection.boxes import Boxes
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.stack import Stack
 from pools import EXAMPLES
 
@@ -264,6 +265,7 @@ def test_only_the_ratios_of_weights_matter_and_weight_0_is_absence(method):
         ({"member0": 1.0, "member1": -1.0, "member2": 1.0}, "at least 0"),
         ({"member0": np.nan, "member1": 1.0, "member2": 1.0}, "finite"),
         ({"member0": 0.0, "member1": 0.0, "member2": 0.0}, "one of them above 0"),
+        ({"member0": 1e308, "member1": 1e308, "member2": 1e308}, "a finite sum"),
     ],
 )
 def test_impossible_weights_are_refused(method, weights, message):
@@ -288,6 +290,63 @@ def test_pixels_and_shares_are_not_mixed(method):
     mixed = dataclasses.replace(stack, parts=(stack.parts[0], shares, stack.parts[2]))
     with pytest.raises(MisalignedMembers, match="'member1' gives boxes as shares"):
         fusion(mixed)
+
+
+def scaled(stack, targets, factor, shift=0.0):
+    parts = tuple(
+        dataclasses.replace(part, boxes_K4=part.boxes_K4 * factor + shift) for part in stack.parts
+    )
+    moved = dataclasses.replace(targets, boxes_K4=targets.boxes_K4 * factor + shift, areas_K=None)
+    return dataclasses.replace(stack, parts=parts), moved
+
+
+@every_method
+@pytest.mark.parametrize(
+    ("factor", "shift"), [(1e97, 0.0), (1e-160, 0.0), (1e-310, 0.0), (1.0, 1e19), (1.0, -1e4)]
+)
+def test_boxes_of_any_size_and_place_are_fused_to_valid_ones(method, factor, shift):
+    """Areas of tiny sides vanish, and far away a box's sides do: such boxes have no area."""
+    stack, targets = scaled(*box_pool(rows=8), factor, shift)
+    fused = method().fit(stack, targets, CocoMap())(stack)
+    check_valid(fused)
+    assert np.isfinite(CocoMap().statistics(fused, targets)).all()
+    assert (len(fused.scores_K) > 0) == (factor > 1e-170 and shift < 1e16)
+
+
+@every_method
+@pytest.mark.parametrize("share", [0.0, 1.0, 5e-324])
+def test_scores_that_are_all_alike_are_no_obstacle(method, share):
+    stack, targets = box_pool(rows=8)
+    parts = tuple(
+        dataclasses.replace(part, scores_K=np.full(len(part.scores_K), share))
+        for part in stack.parts
+    )
+    stack = dataclasses.replace(stack, parts=parts)
+    check_valid(method().fit(stack, targets, CocoMap())(stack))
+
+
+@every_method
+@pytest.mark.parametrize("who", [0, slice(None)])
+def test_members_that_find_nothing_anywhere(method, who):
+    """One of them, or all; of another precision than the others."""
+    stack, targets = box_pool(rows=8)
+    none = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, dtype=np.int64))
+    parts = np.array(stack.parts, dtype=object)
+    nothing = Boxes.from_entries(stack.ids, stack.classes, none[2], none)
+    parts[who] = nothing if who == 0 else [nothing] * len(parts)
+    stack = dataclasses.replace(stack, parts=tuple(parts))
+    fused = method().fit(stack, targets, CocoMap())(stack)
+    check_valid(fused)
+    assert (len(fused.scores_K) > 0) == (who == 0)
+
+
+@every_method
+def test_a_truth_without_objects_or_of_other_classes_is_no_obstacle(method):
+    stack, targets = box_pool(rows=8)
+    none = np.zeros(len(stack) + 1, dtype=np.int64)
+    nothing = Objects(stack.ids, stack.classes, none, np.zeros((0, 4)), none[:0])
+    for truth in (nothing, dataclasses.replace(targets, classes=("x", "y", "z"))):
+        check_valid(method().fit(stack, truth, CocoMap())(stack))
 
 
 @fitted_methods

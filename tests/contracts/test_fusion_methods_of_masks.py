@@ -180,6 +180,19 @@ def test_truth_without_any_class_is_refused(method):
         method().fit(stack, empty, MeanIou())
 
 
+@every_method
+def test_members_that_are_sure_of_nothing_give_a_valid_prediction(method):
+    """An image on which nobody has a vote, among others, and alone."""
+    stack, targets = mask_pool(rows=3, size=(4, 5))
+    arrays = [np.full((3, 4, 5), 1 / 3, dtype=np.float32)]
+    unsure = Masks.from_arrays(stack.ids[:1], stack.classes, arrays)
+    parts = tuple(Masks.concat([unsure, part.take(np.array([1, 2]))]) for part in stack.parts)
+    fused = method().fit(stack, targets, MeanIou())(Stack(stack.members, parts, stack.classes))
+    for array in whole(fused):
+        assert (array >= 0).all() and np.allclose(array.sum(axis=0), 1, atol=1e-5)
+    np.testing.assert_allclose(whole(fused)[0], whole(fused)[0][:, :1, :1] + np.zeros((3, 4, 5)))
+
+
 def test_tied_pixels_get_the_class_for_undecided_ones():
     ids, names = ["a"], ("road", "sky", "tree")
     one = Masks.from_arrays(ids, names, [np.eye(3, dtype=np.float32)[:, [[0, 1, 2]]]])

@@ -41,6 +41,9 @@ def test_detectors_are_fine_tuned_fused_and_asked_again(tmp_path: Path) -> None:
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["task"] == "object_detection" and results["metric"] == "coco_map"
     assert results["rows"] == {"train": 28, "validation": 8, "holdout": 12, "test": 12}
+    page = (tmp_path / "run" / "report.html").read_text()
+    for section in ("boxes", "precision_recall", "per_class"):
+        assert f'id="{section}"' in page
     curve = results["learning_curves"]["a"]
     assert all(0 <= epoch["validation_coco_map"] <= 1 for epoch in curve)
     files = {

@@ -114,6 +114,7 @@ def test_detections_are_fused_judged_saved_and_applied(coco, tmp_path):
     assert results["contributions"] is None and results["agreement"] is None
     page = run.report.read_text(encoding="utf-8")
     assert "Mean average precision" in page and "Average precision of every class" in page
+    assert 'id="precision_recall"' in page and 'id="sizes"' in page and 'id="boxes"' not in page
     assert [one["class"] for one in results["per_class"]] == ["class0", "class1", "class2"]
     of_chosen = [one["average_precision"][results["chosen"]] for one in results["per_class"]]
     by_name = {one["name"]: one["scores"]["test"]["coco_map"] for one in results["fusions"]}

@@ -53,6 +53,9 @@ def test_segmenters_are_fine_tuned_fused_and_asked_again(folder: Path, roles) ->
     assert all(0 <= epoch["validation_mean_iou"] <= 1 for curve in curves for epoch in curve)
     scores = {one["name"]: one["scores"]["test"]["mean_iou"] for one in results["members"]}
     assert min(scores.values()) > 0.4
+    page = (folder / "run" / "report.html").read_text()
+    assert 'id="masks"' in page and page.count(': the image"') == 6
+    assert all(len(one["interval"]) == 2 for one in results["per_class"])
     said = {
         name: kept_masks(folder / "run" / "predictions" / name / "test")
         for name in ("a", "b", "ensemble")
@@ -90,12 +93,10 @@ def _fused_again(folder: Path, results) -> None:
     for name in kept_masks(shown / "a" / "test").ids.tolist():
         (test / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "masks" / f"{name}.png").rename(test / f"{name}.png")
-    for member in ("a", "b"):
-        (shown / member / "test").rename(folder / f"member_{member}")
     done = fusetune(
         "fuse",
-        folder / "member_a",
-        folder / "member_b",
+        shown / "a" / "test",
+        shown / "b" / "test",
         "--targets",
         test,
         "--classes",
@@ -109,7 +110,7 @@ def _fused_again(folder: Path, results) -> None:
     fused = json.loads((folder / "fused" / "results.json").read_text())
     scores = {one["name"]: one["scores"]["test"]["mean_iou"] for one in fused["members"]}
     for one in results["members"]:
-        assert scores[f"member_{one['name']}"] == pytest.approx(one["scores"]["test"]["mean_iou"])
+        assert scores[one["name"]] == pytest.approx(one["scores"]["test"]["mean_iou"])
 
 
 def test_soups_of_segmenters_are_refused(tmp_path: Path) -> None:

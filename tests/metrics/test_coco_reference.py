@@ -11,7 +11,8 @@ from fusetune.metric import Metric
 from fusetune.plugins import find
 from fusetune.predictions.detection.annotations import read_annotations
 from fusetune.predictions.detection.boxes import Boxes
-from fusetune.predictions.detection.detections import boxes_of, read_found
+from fusetune.predictions.detection.detections import boxes_of
+from fusetune.predictions.detection.found import read_found
 from fusetune.predictions.detection.objects import Objects
 
 ORDER = [
@@ -118,3 +119,96 @@ def test_segments_and_volumes_are_not_judged():
     volume = Boxes(["0"], ("cat",), [0, 1], np.array([[0.0, 0, 0, 1, 1, 1]]), [0.5], [0])
     with pytest.raises(PredictionError, match="the boxes have 6 numbers"):
         statistics(volume, truth_of([BOX]))
+
+
+def overlap(box, other, crowd):
+    sides = [min(box[a + 2], other[a + 2]) - max(box[a], other[a]) for a in (0, 1)]
+    if min(sides) <= 0:
+        return 0.0
+    both, own = sides[0] * sides[1], (box[2] - box[0]) * (box[3] - box[1])
+    area = (other[2] - other[0]) * (other[3] - other[1])
+    return both / (own if crowd else own + area - both)
+
+
+def matched(prediction, truth, found, objects, ignored, least):
+    """Object of each detection, -1 for none, as the evaluation code of COCO takes them in turn."""
+    taken, matches = set(), []
+    for k in found:
+        best, match = min(least, 1 - 1e-10), -1
+        for place, g in enumerate(objects):
+            if place in taken and not truth.crowd_K[g]:
+                continue
+            if match > -1 and not ignored[match] and ignored[place]:
+                break
+            value = overlap(prediction.boxes_K4[k], truth.boxes_K4[g], truth.crowd_K[g])
+            if value >= best:
+                best, match = value, place
+        taken |= {match} - {-1}
+        matches.append(match)
+    return matches
+
+
+def plainly(prediction, truth, low=0.0, high=1e10, most=100, recall=False):
+    """COCO's mean average precision or recall, image by image and overlap by overlap."""
+    values = []
+    for label, name in enumerate(truth.classes):
+        for least in np.linspace(0.5, 0.95, 10):
+            lines, number = [], 0
+            for row in range(len(truth)):
+                own = range(truth.offsets[row], truth.offsets[row + 1])
+                objects = [g for g in own if truth.labels_K[g] == label]
+                skip = [truth.ignored_K[g] or not low <= truth.areas_K[g] <= high for g in objects]
+                order = np.argsort(skip, kind="stable")
+                objects, skip = [objects[o] for o in order], [skip[o] for o in order]
+                number += skip.count(False)
+                own = range(prediction.offsets[row], prediction.offsets[row + 1])
+                found = [k for k in own if prediction.classes[prediction.labels_K[k]] == name]
+                found = sorted(found, key=lambda k: -prediction.scores_K[k])[:most]
+                for k, match in zip(
+                    found, matched(prediction, truth, found, objects, skip, least), strict=True
+                ):
+                    left, top, right, bottom = prediction.boxes_K4[k]
+                    outside = not low <= (right - left) * (bottom - top) <= high
+                    aside = skip[match] if match > -1 else outside
+                    lines.append((prediction.scores_K[k], match > -1, aside))
+            if not number:
+                continue
+            lines = [right for _, right, aside in sorted(lines, key=lambda o: -o[0]) if not aside]
+            hits = np.cumsum(lines)
+            if recall:
+                values.append(hits[-1] / number if len(hits) else 0.0)
+                continue
+            best = np.maximum.accumulate((hits / np.arange(1, len(hits) + 1))[::-1])[::-1]
+            reached = np.searchsorted(hits / number, np.linspace(0, 1, 101))
+            values.append(np.append(best, 0)[reached].mean())
+    return np.mean(values) if values else -1
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_images_are_judged_as_by_plain_loops(seed):
+    """With crowds, ignored objects, ties, classes in another order and one that nobody asked for."""
+    random = np.random.default_rng(seed)
+    ids, side = [str(row) for row in range(random.integers(1, 5))], random.choice([5.0, 16.0, 32.0])
+
+    def boxes(most):
+        counts_N = random.integers(0, most, len(ids))
+        corners = random.integers(0, 8, (counts_N.sum(), 2)) * side / 2
+        sides = random.integers(1, 6, corners.shape) * side
+        return np.append(0, np.cumsum(counts_N)), np.concatenate([corners, corners + sides], axis=1)
+
+    offsets, boxes_K4 = boxes(7)
+    flags = {name: random.random(len(boxes_K4)) < 0.2 for name in ("crowd_K", "ignored_K")}
+    labels_K = random.integers(0, 2, len(boxes_K4))
+    truth = Objects(ids, ("cat", "dog"), offsets, boxes_K4, labels_K, **flags)
+    offsets, boxes_K4 = boxes(9)
+    scores_K = random.integers(0, 9, len(boxes_K4)) / 8
+    labels_K = random.integers(0, 3, len(boxes_K4))
+    found = Boxes(ids, ("dog", "cat", "ox"), offsets, boxes_K4, scores_K, labels_K)
+    values = statistics(found, truth)
+    sizes = [{"high": 32.0**2}, {"low": 32.0**2, "high": 96.0**2}, {"low": 96.0**2}]
+    assert values[0] == pytest.approx(plainly(found, truth), abs=1e-9)
+    assert values[3:6] == pytest.approx([plainly(found, truth, **one) for one in sizes], abs=1e-9)
+    tops = [plainly(found, truth, most=most, recall=True) for most in (1, 10, 100)]
+    assert values[6:9] == pytest.approx(tops, abs=1e-9)
+    recalls = [plainly(found, truth, recall=True, **one) for one in sizes]
+    assert values[9:] == pytest.approx(recalls, abs=1e-9)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fusetune.errors import PredictionError
 from fusetune.predictions.detection.annotations import read_annotations
-from fusetune.predictions.pool import Reading, read_pool
+from fusetune.predictions.pool import Reading, read_members, read_pool
 
 DOG = {"id": 1, "image_id": 7, "category_id": 5, "bbox": [4, 3, 20, 12]}
 NAN, INF = float("nan"), float("inf")
@@ -235,6 +235,23 @@ def test_a_line_without_label_and_box_is_an_image_without_boxes(tmp_path):
     path.write_text(HEAD + '7,dog,"1",1,2,3,0.5\n9,,,,,,\n')
     part = read_pool([path], truth, Reading()).stack.parts[0]
     assert np.diff(part.offsets).tolist() == [1, 0]
+
+
+def test_a_member_that_found_nothing_fits_any_unit(tmp_path):
+    """Whether no boxes are pixels or shares cannot be told, and does not matter."""
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    (labels / "img1.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "table.csv").write_text(HEAD)
+    (tmp_path / "coco.json").write_text("[]")
+    (tmp_path / "shares.csv").write_text(HEAD + "img1,a,0.4,0.4,0.6,0.6,0.9\n")
+    files = [tmp_path / name for name in ("table.csv", "coco.json", "shares.csv")]
+    pool = read_pool(files, labels, Reading(classes=["a", "b"]))
+    assert [len(part.scores_K) for part in pool.stack.parts] == [0, 0, 1]
+    assert all(part.relative for part in pool.stack.parts)
+    names = ["table", "coco", "shares"]
+    read, _ = read_members(files, pool.forms, pool.truth.kind, pool.stack.classes)
+    assert list(read) == names and all(read[name].relative for name in names)
 
 
 def test_a_label_map_of_fractions_is_refused(tmp_path):

@@ -69,6 +69,7 @@ def test_members_are_lined_up_by_id_and_class_name():
         ({"boxes_K4": np.zeros((3, 5))}, "rotated: 5 numbers"),
         ({"boxes_K4": np.zeros((3, 8))}, "rotated: 8 numbers"),
         ({"boxes_K4": np.zeros((3, 3))}, "shape \\(3, 3\\)"),
+        ({"boxes_K4": [*BOXES[:2], [0, 0, 1, 1e101]]}, "row 'c' lies beyond 1e\\+100"),
         ({"relative": True}, "row 'a' lies far outside of its image"),
         ({"classes": ("cat", "cat")}, "'cat' are named twice"),
         ({"ids": ["a", "a", "b"]}, "occur more than once"),

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Masks: bands, pixels, pieces, sizes; and what is no mask."""
 
+import os
 import weakref
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.ndimage import map_coordinates
 
 from fusetune.choose import cross_choose
@@ -13,7 +15,7 @@ from fusetune.fuse.methods.distributions.mean import Mean
 from fusetune.fuse.methods.distributions.weighted_mean import WeightedMean
 from fusetune.metrics.boundary_f1 import BoundaryF1
 from fusetune.metrics.mean_iou import MeanIou
-from fusetune.predictions.segmentation.files import FileMask, write_masks
+from fusetune.predictions.segmentation.files import FileLabels, FileMask, Legend, write_masks
 from fusetune.predictions.segmentation.label_maps import ArrayLabels, LabelMaps, LabelMask
 from fusetune.predictions.segmentation.masks import ArrayMask, FusedMask, Mask, Masks, Rule
 from fusetune.predictions.segmentation.pixels import chosen_places, pixel_rows, sampled_masks
@@ -200,3 +202,20 @@ def test_other_bad_input_is_refused():
         Masks.from_arrays([], ("x", "x"), [])
     with pytest.raises(InvalidValue, match="tolerance is 0"):
         BoundaryF1(tolerance=0)
+
+
+@pytest.mark.parametrize("ending", ["png", "npy", "npz"])
+def test_a_label_map_that_was_written_anew_is_read_anew(tmp_path, ending):
+    """Decoded files are kept, but not beyond the next one of that name."""
+    path, legend = tmp_path / f"one.{ending}", Legend(("a", "b"))
+    for number in (0, 1):
+        labels = np.full((2, 3), number, dtype=np.uint8)
+        if ending == "png":
+            Image.fromarray(labels).save(path)
+        elif ending == "npy":
+            np.save(path, labels)
+        else:
+            np.savez(path, labels)
+        stamp = 10**18 + number  # as two files that are not of the same instant
+        os.utime(path, ns=(stamp, stamp))
+        assert (FileLabels(path, legend).read() == number).all()

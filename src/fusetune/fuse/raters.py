@@ -41,7 +41,7 @@ class Raters:
     """How good raters are.
 
     Args:
-        prior_C: `(C,)` shares of the classes among all that raters said.
+        prior_C: `(C,)` shares of the classes among all that raters said; all alike if they said nothing.
         chances_MCC: `(M, C, C)` probability that a rater says the second class where the first is
             true. 0 in rows of classes that are never true.
         posterior_UC: `(U, C)` probabilities of the true class, by these chances.
@@ -106,7 +106,8 @@ def rate(found: Combinations, num_classes: int, *, max_rounds: int, tolerance: f
     labels_UM, counts_U = found.labels_UM, found.counts_U.astype(np.float64)
     votes_UC = vote_counts(labels_UM, num_classes)
     prior_C = counts_U @ votes_UC
-    prior_C = prior_C / max(prior_C.sum(), 1)
+    said = prior_C.sum()
+    prior_C = prior_C / said if said > 0 else np.full(num_classes, 1 / num_classes)
     voters_U1 = votes_UC.sum(axis=1, keepdims=True)
     posterior_UC = np.where(voters_U1 > 0, votes_UC / np.maximum(voters_U1, 1), prior_C)
     chances_MCC: Floats = np.zeros((labels_UM.shape[1], num_classes, num_classes))

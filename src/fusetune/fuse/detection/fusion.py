@@ -5,6 +5,7 @@ Shapes: M members, C classes, L clusters.
 """
 
 import abc
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -86,10 +87,10 @@ def checked_weights(stack: Stack[Boxes], weights: Mapping[str, float] | None) ->
             "Give every member a weight; 0 leaves it out.",
         )
     values = np.array([float(weights[name]) for name in stack.members])
-    if not np.isfinite(values).all() or (values < 0).any() or not values.any():
+    if not math.isfinite(sum(values.tolist())) or (values < 0).any() or not values.any():
         raise InvalidValue(
             f"the weights are {', '.join(f'{value:g}' for value in values)}",
-            "finite numbers of at least 0, one of them above 0",
+            "finite numbers of at least 0 with a finite sum, one of them above 0",
             "Correct them, or leave them out to count every member alike.",
         )
     return {

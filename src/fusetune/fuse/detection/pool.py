@@ -85,7 +85,8 @@ def pooled(stack: Stack[Boxes], weights_MC: Floats, skip: Floats | float = 0.0) 
         scores_K = part.scores_K.astype(np.float64)
         weights_K = weights_MC[index][labels_K]
         axes = boxes_K4.shape[1] // 2
-        kept = (boxes_K4[:, axes:] > boxes_K4[:, :axes]).all(axis=1)
+        sides_K2 = boxes_K4[:, axes:] - boxes_K4[:, :axes]
+        kept = (sides_K2 > 0).all(axis=1) & (sides_K2.prod(axis=1) > 0)  # a product may vanish
         kept &= (weights_K > 0) & (scores_K >= skip_C[labels_K])
         keys_K = part.rows_K * len(stack.classes) + labels_K
         members_K = np.full(len(keys_K), index)

@@ -25,6 +25,7 @@ __all__ = ["Boxes", "check_boxes"]
 
 ROTATED = {5: "a center, two sides and an angle", 8: "four corners"}
 WIDTHS = (2, 4, 6)  # segments, boxes, volumes: low ends, then high ends
+LARGEST = 1e100  # of coordinates: areas and volumes stay finite
 FARTHEST = 2.0  # relative boxes may stick out of the image, but not by more than its size
 
 
@@ -194,6 +195,8 @@ def check_boxes(boxes_K4: Floats, ids: Ids, rows_K: Offsets, *, relative: bool) 
         "holds NaN or infinity": ~np.isfinite(boxes_K4).all(axis=1),
         "has a negative side": (boxes_K4[:, :axes] > boxes_K4[:, axes:]).any(axis=1),
     }
+    if boxes_K4.dtype == np.float64:
+        faults[f"lies beyond {LARGEST:g}"] = (np.abs(boxes_K4) > LARGEST).any(axis=1)
     if relative:
         faults["lies far outside of its image"] = (np.abs(boxes_K4) > FARTHEST).any(axis=1)
     for fault, bad_K in faults.items():

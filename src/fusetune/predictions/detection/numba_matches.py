@@ -33,6 +33,8 @@ def overlap(one_4: Floats, other_4: Floats, crowd: bool) -> float:
     if wide <= 0 or high <= 0:
         return 0.0
     both = wide * high
+    if both <= 0:  # the product of tiny sides
+        return 0.0
     whole = (one_4[2] - one_4[0]) * (one_4[3] - one_4[1])
     if not crowd:
         whole += (other_4[2] - other_4[0]) * (other_4[3] - other_4[1]) - both

@@ -14,7 +14,8 @@ import numpy as np
 from fusetune.errors import InvalidValue, PredictionError, counted
 from fusetune.predictions.detection.annotations import Annotations, read_annotations
 from fusetune.predictions.detection.boxes import Boxes
-from fusetune.predictions.detection.detections import Found, boxes_of, read_found
+from fusetune.predictions.detection.detections import boxes_of
+from fusetune.predictions.detection.found import Found, read_found
 from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import as_ids
 from fusetune.predictions.reading import Form
@@ -87,7 +88,7 @@ def new_boxes(
     images = {image for one in found.values() for image in one.images}
     ids = as_ids(sorted(images, key=lambda name: (not name.isdigit(), len(name), name)))
     none = np.zeros(len(ids) + 1, dtype=np.int64)
-    relative = all(one.relative for one in found.values())
+    relative = all(one.relative for one in found.values() if len(one.scores_K))
     empty = Objects(ids, tuple(classes), none, np.zeros((0, 4)), none[:0], relative=relative)
     read = {}
     for name, one in found.items():

@@ -157,9 +157,7 @@ class FileLabels(Labels):
             PredictionError: A damaged file, colors without a legend of colors, or a number or color
                 of no class.
         """
-        with _readable(self.path):
-            status = self.path.stat()
-        return _decoded(self.path, self.legend, (status.st_mtime_ns, status.st_size))
+        return _decoded(self.path, self.legend, _stamp(self.path))
 
 
 class FileMask(Mask):
@@ -305,13 +303,20 @@ def _mapped(path: Path) -> Array:
     """The file's array: mapped, or of an `.npz` the only one in it."""
     with _readable(path):
         if path.suffix.lower() == ".npz":
-            return _unpacked(path)
+            return _unpacked(path, _stamp(path))
         mapped: Array = np.load(path, mmap_mode="r", allow_pickle=False)
         return mapped
 
 
+def _stamp(path: Path) -> tuple[int, int]:
+    """What tells a file that was written anew from the one that is kept decoded."""
+    with _readable(path):
+        status = path.stat()
+    return status.st_mtime_ns, status.st_size
+
+
 @lru_cache(maxsize=2)
-def _unpacked(path: Path) -> Array:
+def _unpacked(path: Path, _: tuple[int, int]) -> Array:
     with np.load(path, allow_pickle=False) as arrays:
         if len(arrays.files) != 1:
             raise PredictionError(

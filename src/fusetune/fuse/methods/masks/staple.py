@@ -31,7 +31,7 @@ class Staple(FusionMethod[Masks]):
     confusion matrix is the one that makes the votes on this image most likely, by
     expectation-maximization from the shares of the votes; the prior is the members' own shares of
     the classes in the image. Votes are the most probable classes, and a pixel whose classes are all
-    alike to a member is no vote of it.
+    alike to a member is no vote of it; in an image without any vote the classes are alike.
 
     A member that misses a class, or calls it too often, is still believed on the others. Pixels are
     taken one by one: nothing says that neighbors belong together. Do not use it with members that err
