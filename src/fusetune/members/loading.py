@@ -25,7 +25,7 @@ from fusetune.plugins import missing_extra
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Pretrained", "check_fields", "make_member"]
+__all__ = ["Pretrained", "check_classes", "check_fields", "make_member"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,13 +65,7 @@ def check_fields(source: Source, *, known_classes: bool = False, folders: bool =
     for package in ("torch", "safetensors"):
         if importlib.util.find_spec(package) is None:
             raise missing_extra(package, "torch")
-    repeated = [name for name, times in Counter(source.classes or ()).items() if times > 1]
-    if repeated:
-        raise InvalidValue(
-            f"classes of '{source.member_name}' names {name_some(repeated)} more than once",
-            "one name per output of the checkpoint's head",
-            "Give every class its own name.",
-        )
+    check_classes(source)
     if source.head == "keep" and source.weights == "none":
         raise InvalidValue(
             f"'{source.member_name}' has head: keep and weights: none",
@@ -88,6 +82,17 @@ def check_fields(source: Source, *, known_classes: bool = False, folders: bool =
         is_folder = folders and source.weights.is_dir()
         for path in weights_files(source.weights) if is_folder else (source.weights,):
             check_weights(path)
+
+
+def check_classes(source: Source) -> None:
+    """Refuse a class that is named twice."""
+    repeated = [name for name, times in Counter(source.classes or ()).items() if times > 1]
+    if repeated:
+        raise InvalidValue(
+            f"classes of '{source.member_name}' names {name_some(repeated)} more than once",
+            "one name per output of the checkpoint's head",
+            "Give every class its own name.",
+        )
 
 
 def make_member(

@@ -2,17 +2,15 @@
 """Networks in ONNX files, used as they are."""
 
 import importlib.util
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
-from fusetune.errors import InvalidValue, MemberFailed, WeightsError, counted, name_some
+from fusetune.errors import InvalidValue, counted, name_some
 from fusetune.members.decoder import Decoder
 from fusetune.members.detectors import check_preprocess
+from fusetune.members.loading import check_classes
 from fusetune.members.member import Member, Preprocess, PreprocessOverride
 from fusetune.members.onnx_models import (
     Channels,
@@ -29,8 +27,6 @@ from fusetune.members.source import Source
 from fusetune.plugins import find, missing_extra
 
 __all__ = ["Onnx"]
-
-COLORS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +69,7 @@ class Onnx(Source):
                 "the class names of the network's outputs, in their order",
                 "Add classes: [...].",
             )
-        repeated = [name for name, times in Counter(self.classes).items() if times > 1]
-        if repeated:
-            raise InvalidValue(
-                f"classes of '{self.member_name}' names {name_some(repeated)} more than once",
-                "one name per output of the network",
-                "Give every class its own name.",
-            )
+        check_classes(self)
         if self.head == "replace":
             raise InvalidValue(
                 f"'{self.member_name}' has head: replace",
@@ -107,7 +97,7 @@ class Onnx(Source):
             size, more = self._read(model)
             notes += more
         if pretrained:
-            self._try(model, size)
+            model.try_out(size)
         return Member(
             model=model,
             engine=self.engine,
@@ -184,19 +174,6 @@ class Onnx(Source):
         assert wanted is not None
         model.load(with_size(content, own, wanted))
         return wanted, (f"exported for images of {own} pixels, changed to take {wanted}",)
-
-    def _try(self, model: OnnxModel, size: int) -> None:
-        """Let it see as many images as it takes at a time, at most two.
-
-        Raises:
-            WeightsError: It fails, which the check is to find.
-            InvalidValue: Its outputs are not what the recipe says.
-        """
-        images = np.random.default_rng(0).random((min(2, model.batch), size, size, COLORS))
-        try:
-            model(images.astype(np.float32))
-        except MemberFailed as error:
-            raise WeightsError(error.given, error.expected, error.remedy) from None
 
     def _check_detector(self, decoder: str) -> None:
         """Refuse what a detector has no use for."""
