@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from fusetune.errors import InvalidValue, counted, name_some
+from fusetune.errors import InvalidValue
 from fusetune.members.decoder import Decoder
 from fusetune.members.detectors import check_preprocess
-from fusetune.members.loading import check_classes
+from fusetune.members.loading import check_classes, known_classes
 from fusetune.members.member import Member, Preprocess, PreprocessOverride
 from fusetune.members.onnx_models import (
     Channels,
@@ -78,6 +78,14 @@ class Onnx(Source):
             )
         if self.decoder is not None:
             self._check_detector(self.decoder)
+        elif views := [
+            name for name in ("test_scales", "test_window") if getattr(self._given, name)
+        ]:
+            raise InvalidValue(
+                f"'{self.member_name}' has preprocess.{views[0]}",
+                "views of whole images",
+                "Leave it out.",
+            )
         elif None in (self._given.mean, self._given.std):
             raise InvalidValue(
                 f"'{self.member_name}' does not say how its images are normalized",
@@ -90,7 +98,7 @@ class Onnx(Source):
     def load(self, classes: tuple[str, ...], *, pretrained: bool = True, seed: int = 0) -> Member:
         """Read the network, and let it see images once."""
         self.check()
-        kept, notes = self._kept(classes)
+        kept, notes = known_classes(self, classes)
         model = OnnxModel(self._meaning(kept), self._channels, self.member_name)
         size = self._given.size
         if pretrained or size is None:
@@ -125,25 +133,14 @@ class Onnx(Source):
             own = Preprocess(size=size, mean=self._given.mean, std=self._given.std)
         else:
             decoder = find(Decoder, self.decoder)
-            own = Preprocess(size=size, mean=decoder.mean, std=decoder.std, squash=True)
-        return self._given.apply(own)
-
-    def _kept(self, classes: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-        """The task's classes that it knows, and notes on the others."""
-        own = self.classes or ()
-        kept = tuple(name for name in classes if name in own)
-        if not kept:
-            raise InvalidValue(
-                f"'{self.member_name}' knows none of the task's classes: {name_some(classes)}",
-                f"some of its own: {name_some(own)}",
-                "Correct classes: [...], or leave the member out.",
+            own = Preprocess(
+                size=size,
+                mean=decoder.mean,
+                std=decoder.std,
+                squash=True,
+                letterbox=decoder.letterbox,
             )
-        notes = []
-        if absent := [name for name in classes if name not in kept]:
-            notes.append(f"does not know {name_some(absent)}")
-        if others := len(own) - len(kept):
-            notes.append(f"{counted(others, 'class')} of its own left out: not the task's")
-        return kept, notes
+        return self._given.apply(own)
 
     def _meaning(self, kept: Sequence[str]) -> Meaning:
         own = self.classes or ()
