@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fusetune import run
 from fusetune.data.datasets.boxes import Boxes
 from fusetune.finetune.objectives.detection import Detection
@@ -67,6 +69,8 @@ def _by_size() -> str:
     for size, channels in [*((size, "bgr") for size in SIZES), (352, "rgb")]:
         at = replace(source, preprocess=PreprocessOverride(size=size), channels=channels)
         member = at.load(rows.classes)
+        first = rows.take(np.arange(1))
+        list(predicted_pieces(member, first.ids, (first.images,) * 2, Detection(), print))  # warm
         before = time.perf_counter()
         (boxes,) = predicted_pieces(
             member, rows.ids, (rows.images, rows.images), Detection(), lambda event: None
