@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from fusetune.data.datasets.scenes import Scenes
 from fusetune.errors import RecipeError
@@ -72,6 +73,51 @@ def _asked_again(folder: Path, files) -> None:
     assert np.diff(said.offsets).tolist() == np.diff(expected.offsets).tolist()
     np.testing.assert_allclose(said.boxes_K4, expected.boxes_K4, atol=1e-3)
     np.testing.assert_allclose(said.scores_K, expected.scores_K, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_detector_learns_letterboxed_images_and_finds_objects_in_their_pixels(
+    tmp_path: Path,
+) -> None:
+    random = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for number in range(60):
+        height, width = (40, 100) if number % 2 else (90, 60)
+        pixels = random.integers(60, 90, (height, width, 3), dtype=np.uint8)
+        high, wide = random.integers(12, 24, 2)
+        top, left = random.integers(0, height - high), random.integers(0, width - wide)
+        pixels[top : top + high, left : left + wide] = 240
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+        shares = [(left + wide / 2) / width, (top + high / 2) / height, wide / width, high / height]
+        line = " ".join(map(str, [0, *shares]))
+        (tmp_path / "images" / f"{number}.txt").write_text(line)
+    recipe = {
+        "task": "object_detection",
+        "data": {
+            "source": "boxes",
+            "images": str(tmp_path / "images"),
+            "names": ["block"],
+            "roles": {"validation": 8, "holdout": 12, "test": 16},
+        },
+        "members": [
+            {"source": "mini_detection", "model": "resnet", "preprocess": {"letterbox": True}}
+        ],
+        "finetune": {"epochs": 30, "batch_size": 8, "optimizer": {"lr": 0.005}},
+        "fuse": {"methods": ["nms"], "choose": "nms"},
+        "metric": "coco_map50",
+    }
+    (tmp_path / "boxes.yaml").write_text(yaml.safe_dump(recipe))
+    done = fusetune("run", tmp_path / "boxes.yaml", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["members"][0]["scores"]["test"]["coco_map50"] > 0.8
+    found = read_boxes(tmp_path / "run" / "predictions" / "ensemble" / "test.parquet")
+    files = [tmp_path / "images" / Path(name).name for name in found.ids.tolist()]
+    files = [path if path.suffix else path.with_suffix(".png") for path in files]
+    asked = fusetune("predict", tmp_path / "run", *files, "--out", tmp_path / "new.parquet")
+    assert asked.returncode == 0, asked.stderr
+    said = read_boxes(tmp_path / "new.parquet")
+    np.testing.assert_allclose(said.boxes_K4, found.boxes_K4, atol=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusetune.data.inputs import ChosenImages, Images, PixelImages
+from fusetune.finetune.letterbox import GRAY, places
 from fusetune.finetune.randomness import Keys, mixed_seed, uniforms
 from fusetune.members.member import Preprocess
 from fusetune.predictions.kinds import Array, Floats
@@ -196,7 +197,9 @@ def is_fitted(images: Images, preprocess: Preprocess) -> bool:
     if not isinstance(base, PixelImages):
         return False
     sides = base.pixels_NHW3.shape[1:3]
-    return set(sides) == {preprocess.size} if preprocess.dense else max(sides) <= preprocess.size
+    if preprocess.dense or preprocess.letterbox:
+        return set(sides) == {preprocess.size}
+    return max(sides) <= preprocess.size
 
 
 def pixels_of(images: Images, rows: Rows) -> Pixels:
@@ -219,12 +222,17 @@ def num_decoders() -> int:
 
 
 def fitted(pixels: Pixels, preprocess: Preprocess) -> Pixels:
-    """Resize, then crop the center square, as the checkpoint does it."""
+    """Resize, then crop the center square, or fill one up, as the checkpoint does it."""
     from PIL import Image
 
-    height, width = preprocess.resized(*pixels.shape[:2])
     resample = Image.Resampling[preprocess.interpolation.upper()]
     picture = Image.fromarray(np.ascontiguousarray(pixels))
+    if preprocess.letterbox:
+        (start,), (size,) = places(np.array([picture.size]), preprocess.size)
+        square = Image.new("RGB", (preprocess.size, preprocess.size), (GRAY, GRAY, GRAY))
+        square.paste(picture.resize(tuple(size.tolist()), resample), tuple(start.tolist()))
+        return np.asarray(square)
+    height, width = preprocess.resized(*pixels.shape[:2])
     resized = np.asarray(picture.resize((width, height), resample))
     top, left = ((side - preprocess.size) // 2 for side in resized.shape[:2])
     return resized[top : top + preprocess.size, left : left + preprocess.size]

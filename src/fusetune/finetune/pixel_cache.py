@@ -83,7 +83,11 @@ def with_pixels(prepared: Prepared, preprocess: Preprocess, data: Path, report: 
         f"pixels-{preprocess.size}",
         {
             "images": content,
-            "resize": [preprocess.size, preprocess.resize, preprocess.squash],
+            "resize": [
+                preprocess.size,
+                "letterbox" if preprocess.letterbox else preprocess.resize,
+                preprocess.squash,
+            ],
             "interpolation": preprocess.interpolation,
         },
     )

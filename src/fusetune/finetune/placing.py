@@ -13,10 +13,12 @@ from fusetune.data.image_sizes import image_sizes
 from fusetune.data.inputs import Images
 from fusetune.data.label_truth import resized_maps
 from fusetune.finetune.engine import Engine, Report
+from fusetune.finetune.letterbox import boxes_of_images, objects_in_squares
 from fusetune.finetune.objective import Objective
 from fusetune.members.member import Member, Preprocess
 from fusetune.plugins import find
 from fusetune.predictions.detection.boxes import Boxes
+from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import Ids, Kind
 from fusetune.predictions.segmentation.label_maps import LabelMaps
 from fusetune.predictions.segmentation.masks import ArrayMask, Mask, Masks, Size
@@ -30,8 +32,12 @@ PIECE_BYTES = 256 * 2**20
 
 
 def as_seen(truth: GroundTruth, preprocess: Preprocess) -> GroundTruth:
-    """The truth beside images as a member sees them: label maps are squares of its size."""
-    return resized_maps(truth, preprocess.size) if isinstance(truth, LabelMaps) else truth
+    """The truth beside images as a member sees them: label maps, and letterboxed images, are squares of its size."""
+    if isinstance(truth, LabelMaps):
+        return resized_maps(truth, preprocess.size)
+    if isinstance(truth, Objects) and preprocess.letterbox:
+        return objects_in_squares(truth, preprocess.size)
+    return truth
 
 
 def predicted_pieces(
@@ -58,14 +64,16 @@ def predicted_pieces(
         rows = np.arange(start, min(start + num, len(ids)))
         outputs = engine.outputs(member, seen.take(rows), report)
         said = objective.to_prediction(ids[rows], member.classes, outputs)
-        yield in_pixels(said, given.take(rows))
+        yield in_pixels(said, given.take(rows), member.preprocess)
 
 
-def in_pixels(prediction: Kind, images: Images) -> Kind:
+def in_pixels(prediction: Kind, images: Images, preprocess: Preprocess) -> Kind:
     """The same prediction; boxes in pixels of the images, masks of their shape.
 
     A mask is as fine as the model's output, at most as fine as the image; see `kept_size`.
     """
+    if isinstance(prediction, Boxes) and prediction.relative and preprocess.letterbox:
+        return boxes_of_images(prediction, image_sizes(images), preprocess.size)
     if isinstance(prediction, Boxes) and prediction.relative:
         return prediction.scaled(image_sizes(images), relative=False)
     if isinstance(prediction, Masks):

@@ -47,6 +47,8 @@ class Decoder(abc.ABC):
     channels: ClassVar[Literal["rgb", "bgr"]] = "rgb"
     mean: ClassVar[tuple[float, float, float]] = (0.0, 0.0, 0.0)
     std: ClassVar[tuple[float, float, float]] = (1.0, 1.0, 1.0)
+    letterbox: ClassVar[bool] = False
+    """Whether they are trained on images with gray beside them; else on ones made square."""
     most_overlap: ClassVar[float | None] = None
     """Of two boxes of a class, above which the worse one goes; None: the network gives each object once."""
 

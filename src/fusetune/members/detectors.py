@@ -98,14 +98,15 @@ def check_preprocess(source: Source, preprocess: Preprocess) -> None:
     Raises:
         InvalidValue: Names the key.
     """
-    cropped = not preprocess.squash or (preprocess.resize or preprocess.size) != preprocess.size
+    resized = (preprocess.resize or preprocess.size) != preprocess.size
+    cropped = not preprocess.letterbox and (resized or not preprocess.squash)
     views = ("test_flip", "test_shift", "test_scales", "test_window")
     seen_twice = [name for name in views if getattr(preprocess, name)]
     if cropped or seen_twice:
         key = seen_twice[0] if seen_twice else "resize or squash: false"
         raise InvalidValue(
             f"'{source.member_name}' has preprocess.{key}",
-            "the whole image once, resized to a square: objects have places in it",
+            "the whole image once, resized to a square or letterboxed: objects have places in it",
             "Leave it out.",
         )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusetune.errors import InvalidValue, name_some
+from fusetune.errors import InvalidValue, counted, name_some
 from fusetune.members.heads import (
     Head,
     find_head,
@@ -25,7 +25,7 @@ from fusetune.plugins import missing_extra
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Pretrained", "check_fields", "make_member"]
+__all__ = ["Pretrained", "check_classes", "check_fields", "known_classes", "make_member"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,13 +65,7 @@ def check_fields(source: Source, *, known_classes: bool = False, folders: bool =
     for package in ("torch", "safetensors"):
         if importlib.util.find_spec(package) is None:
             raise missing_extra(package, "torch")
-    repeated = [name for name, times in Counter(source.classes or ()).items() if times > 1]
-    if repeated:
-        raise InvalidValue(
-            f"classes of '{source.member_name}' names {name_some(repeated)} more than once",
-            "one name per output of the checkpoint's head",
-            "Give every class its own name.",
-        )
+    check_classes(source)
     if source.head == "keep" and source.weights == "none":
         raise InvalidValue(
             f"'{source.member_name}' has head: keep and weights: none",
@@ -88,6 +82,39 @@ def check_fields(source: Source, *, known_classes: bool = False, folders: bool =
         is_folder = folders and source.weights.is_dir()
         for path in weights_files(source.weights) if is_folder else (source.weights,):
             check_weights(path)
+
+
+def check_classes(source: Source) -> None:
+    """Refuse a class that is named twice."""
+    repeated = [name for name, times in Counter(source.classes or ()).items() if times > 1]
+    if repeated:
+        raise InvalidValue(
+            f"classes of '{source.member_name}' names {name_some(repeated)} more than once",
+            "one name per output of the checkpoint's head",
+            "Give every class its own name.",
+        )
+
+
+def known_classes(source: Source, classes: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """The task's classes that a checkpoint knows by its own names for them, and notes on the others.
+
+    Raises:
+        InvalidValue: None of them.
+    """
+    own = source.classes or ()
+    kept = tuple(name for name in classes if name in own)
+    if not kept:
+        raise InvalidValue(
+            f"'{source.member_name}' knows none of the task's classes: {name_some(classes)}",
+            f"some of its own: {name_some(own)}",
+            "Correct classes: [...], or leave the member out.",
+        )
+    notes = []
+    if absent := [name for name in classes if name not in kept]:
+        notes.append(f"does not know {name_some(absent)}")
+    if others := len(own) - len(kept):
+        notes.append(f"{counted(others, 'class')} of its own left out: not the task's")
+    return kept, notes
 
 
 def make_member(
@@ -176,6 +203,7 @@ def _preprocess_of(source: Source, own: Preprocess, gives: Gives) -> Preprocess:
             "resize": given.resize,
             "squash: false": given.squash is False,
             "test_shift": own.test_shift,
+            "letterbox": own.letterbox,
         }
         remedy = "the whole image, resized to a square: its pixels have places in it"
     else:

@@ -23,6 +23,8 @@ class Preprocess:
         resize: Length in pixels of the shorter side before the center crop of `size`; None: `size`.
         squash: Both sides are resized to that length, whatever the image's shape, as vision
             transformers of the Hugging Face hub want it.
+        letterbox: The whole image is resized until its longer side is `size`, and gray fills the rest
+            of the square, as YOLO networks want it; `resize` and `squash` mean nothing then.
         interpolation: Of the resize.
         test_flip: Predictions average an image's outputs with those of its mirror image, left-right
             (test-time augmentation, Krizhevsky et al. 2012).
@@ -40,6 +42,7 @@ class Preprocess:
     std: tuple[float, float, float]
     resize: int | None = None
     squash: bool = False
+    letterbox: bool = False
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
     test_flip: bool = False
     test_shift: int = 0
@@ -73,6 +76,7 @@ class PreprocessOverride:
     std: tuple[float, float, float] | None = None
     resize: int | None = None
     squash: bool | None = None
+    letterbox: bool | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
     test_flip: bool | None = None
     test_shift: int | None = None

@@ -145,6 +145,19 @@ class OnnxModel:
         meant = self.meaning(numbers, View(size, self._exported or size))
         return meant[: len(images_BHW3)]
 
+    def try_out(self, size: int) -> None:
+        """Let it see images of noise, so that what it cannot do is said before any work.
+
+        Raises:
+            WeightsError: It fails.
+            InvalidValue: Its outputs are not what they are taken for.
+        """
+        images = np.random.default_rng(0).random((min(2, self.batch), size, size, 3))
+        try:
+            self(images.astype(np.float32))
+        except MemberFailed as error:
+            raise WeightsError(error.given, error.expected, error.remedy) from None
+
 
 @dataclass(frozen=True, eq=False)
 class ClassScores:

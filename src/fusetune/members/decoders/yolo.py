@@ -22,6 +22,7 @@ class Yolo(Decoder):
     Reference: Jocher et al. "Ultralytics YOLOv5" and "YOLOv8", 2020 and 2023.
     """
 
+    letterbox: ClassVar[bool] = True
     most_overlap: ClassVar[float | None] = 0.7
     """As in ultralytics' validation of version 8."""
 

@@ -2,17 +2,15 @@
 """Networks in ONNX files, used as they are."""
 
 import importlib.util
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
-from fusetune.errors import InvalidValue, MemberFailed, WeightsError, counted, name_some
+from fusetune.errors import InvalidValue
 from fusetune.members.decoder import Decoder
 from fusetune.members.detectors import check_preprocess
+from fusetune.members.loading import check_classes, known_classes
 from fusetune.members.member import Member, Preprocess, PreprocessOverride
 from fusetune.members.onnx_models import (
     Channels,
@@ -29,8 +27,6 @@ from fusetune.members.source import Source
 from fusetune.plugins import find, missing_extra
 
 __all__ = ["Onnx"]
-
-COLORS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +69,7 @@ class Onnx(Source):
                 "the class names of the network's outputs, in their order",
                 "Add classes: [...].",
             )
-        repeated = [name for name, times in Counter(self.classes).items() if times > 1]
-        if repeated:
-            raise InvalidValue(
-                f"classes of '{self.member_name}' names {name_some(repeated)} more than once",
-                "one name per output of the network",
-                "Give every class its own name.",
-            )
+        check_classes(self)
         if self.head == "replace":
             raise InvalidValue(
                 f"'{self.member_name}' has head: replace",
@@ -88,6 +78,14 @@ class Onnx(Source):
             )
         if self.decoder is not None:
             self._check_detector(self.decoder)
+        elif views := [
+            name for name in ("test_scales", "test_window") if getattr(self._given, name)
+        ]:
+            raise InvalidValue(
+                f"'{self.member_name}' has preprocess.{views[0]}",
+                "views of whole images",
+                "Leave it out.",
+            )
         elif None in (self._given.mean, self._given.std):
             raise InvalidValue(
                 f"'{self.member_name}' does not say how its images are normalized",
@@ -100,14 +98,14 @@ class Onnx(Source):
     def load(self, classes: tuple[str, ...], *, pretrained: bool = True, seed: int = 0) -> Member:
         """Read the network, and let it see images once."""
         self.check()
-        kept, notes = self._kept(classes)
+        kept, notes = known_classes(self, classes)
         model = OnnxModel(self._meaning(kept), self._channels, self.member_name)
         size = self._given.size
         if pretrained or size is None:
             size, more = self._read(model)
             notes += more
         if pretrained:
-            self._try(model, size)
+            model.try_out(size)
         return Member(
             model=model,
             engine=self.engine,
@@ -135,25 +133,14 @@ class Onnx(Source):
             own = Preprocess(size=size, mean=self._given.mean, std=self._given.std)
         else:
             decoder = find(Decoder, self.decoder)
-            own = Preprocess(size=size, mean=decoder.mean, std=decoder.std, squash=True)
-        return self._given.apply(own)
-
-    def _kept(self, classes: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-        """The task's classes that it knows, and notes on the others."""
-        own = self.classes or ()
-        kept = tuple(name for name in classes if name in own)
-        if not kept:
-            raise InvalidValue(
-                f"'{self.member_name}' knows none of the task's classes: {name_some(classes)}",
-                f"some of its own: {name_some(own)}",
-                "Correct classes: [...], or leave the member out.",
+            own = Preprocess(
+                size=size,
+                mean=decoder.mean,
+                std=decoder.std,
+                squash=True,
+                letterbox=decoder.letterbox,
             )
-        notes = []
-        if absent := [name for name in classes if name not in kept]:
-            notes.append(f"does not know {name_some(absent)}")
-        if others := len(own) - len(kept):
-            notes.append(f"{counted(others, 'class')} of its own left out: not the task's")
-        return kept, notes
+        return self._given.apply(own)
 
     def _meaning(self, kept: Sequence[str]) -> Meaning:
         own = self.classes or ()
@@ -184,19 +171,6 @@ class Onnx(Source):
         assert wanted is not None
         model.load(with_size(content, own, wanted))
         return wanted, (f"exported for images of {own} pixels, changed to take {wanted}",)
-
-    def _try(self, model: OnnxModel, size: int) -> None:
-        """Let it see as many images as it takes at a time, at most two.
-
-        Raises:
-            WeightsError: It fails, which the check is to find.
-            InvalidValue: Its outputs are not what the recipe says.
-        """
-        images = np.random.default_rng(0).random((min(2, model.batch), size, size, COLORS))
-        try:
-            model(images.astype(np.float32))
-        except MemberFailed as error:
-            raise WeightsError(error.given, error.expected, error.remedy) from None
 
     def _check_detector(self, decoder: str) -> None:
         """Refuse what a detector has no use for."""

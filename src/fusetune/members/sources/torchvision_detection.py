@@ -37,6 +37,7 @@ class Family:
         background: Whether class 0 is the background.
         scores: Name of the module that leaves out low scores.
         normalize: Mean and standard deviation of its pixels.
+        least: Side in pixels below which its last convolutions see nothing.
     """
 
     class_layers: tuple[str, ...]
@@ -44,6 +45,7 @@ class Family:
     background: bool
     scores: str = ""
     normalize: dict[str, Any] = field(default_factory=lambda: IMAGENET)
+    least: int = 1
 
 
 TWO_STAGES = Family(
@@ -53,7 +55,9 @@ FAMILIES = {
     "fasterrcnn": TWO_STAGES,
     "fcos": Family(ONE_STAGE, ("net.head",), False),
     "retinanet": Family(ONE_STAGE, ("net.head",), False),
-    "ssd300": Family(("head.classification_head",), ("net.head",), True, normalize=BYTES),
+    "ssd300": Family(
+        ("head.classification_head",), ("net.head",), True, normalize=BYTES, least=268
+    ),
     "ssdlite320": Family(("head.classification_head",), ("net.head",), True, normalize=HALVES),
 }
 
@@ -104,6 +108,13 @@ class TorchvisionDetection(Source):
             raise unknown_name("detection model of torchvision", self.model, self.model_names())
         check_fields(self)
         check_preprocess(self, self._preprocess())
+        least, size = FAMILIES[self.model.partition("_")[0]].least, self._preprocess().size
+        if size < least:
+            raise InvalidValue(
+                f"'{self.member_name}' has preprocess.size {size}",
+                f"a side of at least {least} pixels",
+                "Write preprocess: {size: 300}, or take another model.",
+            )
         if self.backbone is not None:
             if self.weights != "none":
                 raise InvalidValue(
