@@ -117,7 +117,17 @@ def _share_near(points_HW: Array, others_HW: Array, near: float) -> float:
     """Share of the points that lie within a distance of any of the others."""
     from scipy.ndimage import distance_transform_edt
 
-    if not points_HW.any() or not others_HW.any():
+    if not points_HW.any():
+        return 0.0
+    around = tuple(_reach(points_HW.any(axis=axis), near) for axis in (1, 0))
+    points_HW, others_HW = points_HW[around], others_HW[around]
+    if not others_HW.any():
         return 0.0
     distances_HW = distance_transform_edt(~others_HW)
     return float((distances_HW[points_HW] <= near).mean())
+
+
+def _reach(occupied: Array, near: float) -> slice:
+    """From the first to the last that is occupied, and what lies near these."""
+    places, margin = np.flatnonzero(occupied), int(np.ceil(near))
+    return slice(max(0, int(places[0]) - margin), int(places[-1]) + margin + 1)

@@ -42,12 +42,11 @@ class ResampledMask(Mask):
             return np.zeros((self.num_classes, 0, self.size[1]), dtype=np.float32)
         first, last = int(upper[top]), int(lower[bottom - 1]) + 1
         lines = self.mask.band(first, last)
-        share = share[top:bottom, None].astype(lines.dtype)
-        above, below = lines[:, upper[top:bottom] - first], lines[:, lower[top:bottom] - first]
-        tall = above + (below - above) * share
-        share_W = share_W.astype(lines.dtype)
-        wide: Floats = tall[..., left] + (tall[..., right] - tall[..., left]) * share_W
-        return wide
+        before = np.take(lines, left, axis=2)
+        wide = _mixed(before, np.take(lines, right, axis=2), share_W)
+        above = np.take(wide, upper[top:bottom] - first, axis=1)
+        below = np.take(wide, lower[top:bottom] - first, axis=1)
+        return _mixed(above, below, share[top:bottom, None])
 
 
 def resampled(masks: Masks, sizes: Sequence[Size]) -> Masks:
@@ -57,6 +56,14 @@ def resampled(masks: Masks, sizes: Sequence[Size]) -> Masks:
         for mask, size in zip(masks.masks, sizes, strict=True)
     ]
     return mask_like(masks, masks.ids, made)
+
+
+def _mixed(first: Floats, second: Floats, share: Floats) -> Floats:
+    """`first` and a share of the way to `second`, in whose place it is computed."""
+    second -= first
+    second *= share.astype(second.dtype)
+    second += first
+    return second
 
 
 def _between(old: int, new: int) -> tuple[Integers, Integers, Floats]:

@@ -5,6 +5,7 @@ Shapes: N rows, C classes of the truth, H W pixels, R resamples.
 """
 
 import weakref
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,10 @@ __all__ = ["class_tallies", "confusion_of", "decided_of", "mean_ratios", "tally_
 
 Integers = npt.NDArray[np.int64]
 
+KEPT_BYTES = 64 * 2**20
+"""Of decided classes that are kept: metrics ask for those of all rows one after the other."""
+
+_said: "OrderedDict[weakref.ref[Mask], npt.NDArray[np.int16]]" = OrderedDict()
 _KEPT: "weakref.WeakKeyDictionary[Mask, tuple[Any, Integers]]" = weakref.WeakKeyDictionary()
 
 
@@ -72,9 +77,10 @@ def confusion_of(
     codes = np.zeros((num_classes + 1) ** 2, dtype=np.int64)
     position = {name: index for index, name in enumerate(true_classes)}
     places = np.array([position.get(name, num_classes) for name in classes])
+    said_HW = _decided(mask)
     for top, bottom in mask.spans():
-        said = places[mask.decided(top, bottom)]
-        code = (truth_HW[top:bottom].astype(np.int64) + 1) * (num_classes + 1) + said
+        code = (truth_HW[top:bottom].astype(np.int64) + 1) * (num_classes + 1)
+        code += places[said_HW[top:bottom]]
         codes += np.bincount(code.reshape(-1), minlength=len(codes))
     return codes.reshape(num_classes + 1, num_classes + 1)[1:]
 
@@ -85,6 +91,21 @@ def decided_of(
     """`(H, W)` predicted classes, as positions among the true ones; C where they are none of these."""
     position = {name: index for index, name in enumerate(true_classes)}
     places = [position.get(name, len(true_classes)) for name in classes]
+    return np.array(places, dtype=np.int16)[_decided(mask)]
+
+
+def _decided(mask: Mask) -> npt.NDArray[np.int16]:
+    """`(H, W)` most probable classes; kept for the next time, as long as others do not need the room."""
+    reference = weakref.ref(mask, _forget)
+    if (said := _said.get(reference)) is not None:
+        return said
     bands = [mask.decided(top, bottom) for top, bottom in mask.spans()]
     said = np.concatenate(bands) if bands else np.zeros(mask.size, dtype=np.int16)
-    return np.array(places, dtype=np.int16)[said]
+    _said[reference] = said
+    while len(_said) > max(1, KEPT_BYTES // max(1, said.nbytes)):  # rows are of about one size
+        _said.popitem(last=False)
+    return said
+
+
+def _forget(reference: "weakref.ref[Mask]") -> None:
+    _said.pop(reference, None)
