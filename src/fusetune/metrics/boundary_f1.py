@@ -119,7 +119,7 @@ def _share_near(points_HW: Array, others_HW: Array, near: float) -> float:
 
     if not points_HW.any():
         return 0.0
-    around = tuple(_reach(points_HW.any(axis=axis), near) for axis in (1, 0))
+    around = tuple(_reach(np.asarray(points_HW.any(axis=axis)), near) for axis in (1, 0))
     points_HW, others_HW = points_HW[around], others_HW[around]
     if not others_HW.any():
         return 0.0
