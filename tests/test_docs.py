@@ -14,6 +14,7 @@ from fusetune.evaluate.verdict import VerdictRule
 from fusetune.finetune.settings import Augmentation, FineTune, Optimizer, Schedule
 from fusetune.fuse.method import FusionMethod
 from fusetune.fuse.soup import Soup
+from fusetune.members.decoder import Decoder
 from fusetune.members.member import PreprocessOverride
 from fusetune.members.source import Source
 from fusetune.metric import Metric
@@ -43,7 +44,7 @@ SETTINGS = [
 ]
 
 
-INTERFACES = [Dataset, FusionMethod, Metric, Soup, Source, Task, TransferScore]
+INTERFACES = [Dataset, Decoder, FusionMethod, Metric, Soup, Source, Task, TransferScore]
 
 
 @pytest.mark.parametrize("interface", INTERFACES)

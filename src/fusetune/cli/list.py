@@ -13,7 +13,8 @@ __all__ = ["list_names"]
 
 def list_names(
     what: Annotated[
-        str | None, typer.Argument(help="tasks, datasets, sources, methods, soups, metrics, scores")
+        str | None,
+        typer.Argument(help="tasks, datasets, sources, decoders, methods, soups, metrics, scores"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -21,24 +22,9 @@ def list_names(
 
     Example: fusetune list methods
     """
-    from fusetune.data.dataset import Dataset
     from fusetune.errors import unknown_name
-    from fusetune.fuse.method import FusionMethod
-    from fusetune.fuse.soup import Soup
-    from fusetune.members.source import Source
-    from fusetune.metric import Metric
-    from fusetune.scout.score import TransferScore
-    from fusetune.task import Task
 
-    folders = {
-        "tasks": Task,
-        "datasets": Dataset,
-        "sources": Source,
-        "methods": FusionMethod,
-        "soups": Soup,
-        "metrics": Metric,
-        "scores": TransferScore,
-    }
+    folders = _folders()
     if what is not None and what not in folders:
         raise unknown_name("list", what, folders)
     wanted = folders if what is None else {what: folders[what]}
@@ -53,6 +39,29 @@ def list_names(
         width = max(map(len, lines), default=0)
         for name, line in lines.items():
             print(f"{indent}{name:<{width}}  {line}")
+
+
+def _folders() -> dict[str, type]:
+    """Title → interface of the plug-ins below it."""
+    from fusetune.data.dataset import Dataset
+    from fusetune.fuse.method import FusionMethod
+    from fusetune.fuse.soup import Soup
+    from fusetune.members.decoder import Decoder
+    from fusetune.members.source import Source
+    from fusetune.metric import Metric
+    from fusetune.scout.score import TransferScore
+    from fusetune.task import Task
+
+    return {
+        "tasks": Task,
+        "datasets": Dataset,
+        "sources": Source,
+        "decoders": Decoder,
+        "methods": FusionMethod,
+        "soups": Soup,
+        "metrics": Metric,
+        "scores": TransferScore,
+    }
 
 
 def _described(interface: type) -> dict[str, str]:

@@ -273,7 +273,8 @@ def test_weights_in_a_file_need_the_architecture(folders: dict[str, Path], tmp_p
 
 def test_what_is_no_detector_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(
-        InvalidValue, match=r"of the type 'vit' describes no such model; expected an object detect"
+        InvalidValue,
+        match=r"of the type .vit. describes no such model; expected a model of object detection",
     ):
         TransformersDetection(model="m", weights="none", config={"model_type": "vit"}).check()
     with pytest.raises(InvalidValue, match=r"is a folder.*source: transformers_detection, model"):
