@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scouting beside fine-tuning everything: do scores rank candidates, and does the subset fuse well?
 
-    FUSETUNE_DATA=../shared/data python benchmarks/scouting.py [--seeds 3] [--only digits]
+    FUSETUNE_DATA=../shared/data python benchmarks/scouting.py --work FOLDER [--seeds 3] [--only digits]
 
-Two tasks: noisy digits with six mini networks (pretrained, and random as controls) in two sizes of
-image, and JPEG-compressed CIFAR-10 with three ResNets trained on clean CIFAR-10, a SqueezeNet with
-ImageNet features, mini networks, and random controls. Every candidate is scouted, then fine-tuned.
-Prints Markdown: for each score its Spearman correlation with the accuracy on test after fine-tuning,
-what scouting cost, and the test accuracy of the plain mean over three candidates: the proposed ones,
-the best by each single score, the best on the holdout after fine-tuning, and the best three of all on
-test, which nobody could know.
+Four tasks of `real_images.py`. Digits, twelve candidates: three mini networks, pretrained and (as controls)
+of random weights, in two sizes of image. The others, eleven: two ResNets trained on clean CIFAR-10, SqueezeNet with
+ImageNet features in two sizes of image and with random weights, and the mini networks. Every candidate is scouted, then fine-tuned. Prints Markdown: for each score its Spearman
+correlation with the accuracy on test after fine-tuning, what scouting cost, and the test accuracy of the
+plain mean over three candidates: the proposed ones, the best by each single score, the best on the holdout
+after fine-tuning, and the best three of all on test, which nobody could know. A run that is stopped goes on
+where it was.
 """
 
 import argparse
@@ -17,14 +17,13 @@ import itertools
 import json
 import os
 import statistics
-import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from real_images import CIFAR10, EXAMPLES, IMAGENET, TASKS
 from scipy.stats import spearmanr
 
 import fusetune
@@ -32,13 +31,12 @@ from fusetune.predictions.files import read_probabilities
 
 MOST = 3
 MINI = ("resnet", "vgg", "inception")
-CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+EPOCHS = {"digits": 20, "spoken": 20, "camvid": 12, "cifar10": 8}
 
 
-def digits() -> dict[str, Any]:
-    """The demo's rows and settings, fewer epochs; twelve candidates."""
-    candidates = [
+def digits_nets() -> list[dict[str, Any]]:
+    """The mini networks, pretrained and not, on images of 16 pixels and of 8."""
+    return [
         {
             "source": "mini",
             "model": net,
@@ -48,76 +46,60 @@ def digits() -> dict[str, Any]:
         }
         for net, weights, size in itertools.product(MINI, ("default", "none"), (16, 8))
     ]
-    return {
-        "task": "image_classification",
-        "data": {
-            "source": "digits",
-            "noise": 0.2,
-            "roles": {"train": 260, "validation": 40, "holdout": 300, "test": 1197},
-        },
-        "finetune": {
-            "epochs": 15,
-            "batch_size": 16,
-            "label_smoothing": 0.1,
-            "optimizer": {"name": "adamw", "lr": 1.5e-3, "weight_decay": 0.05},
-            "augmentation": {"flip": False, "crop_padding": 1},
-        },
-        "members": candidates,
-    }
 
 
-def cifar10(data: Path) -> dict[str, Any]:
-    """1,000 train rows of JPEG CIFAR-10; thirteen candidates."""
-    nets = str(Path(__file__).parents[1] / "examples")
-    candidates: list[dict[str, Any]] = []
-    for depth, weights in itertools.product((20, 32, 44), ("pretrained", "none")):
-        file = str(data / "weights" / f"resnet{depth}_cifar10.safetensors")
-        trained = {"weights": file, "classes": CIFAR10, "head": "replace"}
-        candidates.append(
+def nets() -> list[dict[str, Any]]:
+    """Networks of four families, pretrained on other images than a task's, or not at all."""
+    weights = Path(os.environ["FUSETUNE_DATA"]).resolve() / "weights"
+    members: list[dict[str, Any]] = []
+    for depth in (20, 32):
+        members.append(
             {
-                "name": f"resnet{depth}-{weights}",
+                "name": f"resnet{depth}-cifar10",
                 "source": "module",
                 "model": f"my_nets.resnet{depth}",
-                "import_from": nets,
+                "import_from": EXAMPLES,
+                "weights": str(weights / f"resnet{depth}_cifar10.safetensors"),
+                "classes": CIFAR10,
+                "head": "replace",
                 "preprocess": {"size": 32, **IMAGENET},
-                **({"weights": "none"} if weights == "none" else trained),
             }
         )
-    for weights in (str(data / "weights" / "squeezenet1_1_imagenet_features.safetensors"), "none"):
-        name = "squeezenet-none" if weights == "none" else "squeezenet-imagenet"
-        squeeze = {"source": "torchvision", "model": "squeezenet1_1", "weights": weights}
-        candidates.append({"name": name, **squeeze, "preprocess": {"size": 64}})
-    for net, weights in itertools.product(MINI, ("default", "none")):
-        mini = {"source": "mini", "model": net, "weights": weights, "preprocess": {"size": 32}}
-        candidates.append({"name": f"mini-{net}-{weights}", **mini})
+    features = str(weights / "squeezenet1_1_imagenet_features.safetensors")
+    for name, file, size in (
+        ("squeezenet-imagenet-48", features, 48),
+        ("squeezenet-imagenet-32", features, 32),
+        ("squeezenet-none-48", "none", 48),
+    ):
+        squeeze = {"source": "torchvision", "model": "squeezenet1_1", "weights": file}
+        members.append({"name": name, **squeeze, "preprocess": {"size": size}})
+    for net, file in itertools.product(MINI, ("default", "none")):
+        mini = {"source": "mini", "model": net, "weights": file, "preprocess": {"size": 32}}
+        members.append({"name": f"mini-{net}-{file}", **mini})
+    return members
+
+
+def recipe_of(name: str, work: Path) -> dict[str, Any]:
+    """A task's rows, its candidates, and half as long a fine-tuning as is usual."""
+    task = TASKS[name](work)
     return {
         "task": "image_classification",
-        "data": {
-            "train": {
-                "source": "table",
-                "path": str(data / "cifar10" / "jpeg_train.parquet"),
-                "limit": 1700,
-            },
-            "test": {"source": "table", "path": str(data / "cifar10" / "jpeg_test.parquet")},
-            "roles": {"validation": 200, "holdout": 500, "duplicates": "keep_first"},
-        },
-        "finetune": {
-            "epochs": 5,
-            "batch_size": 32,
-            "optimizer": {"name": "adamw", "lr": 1e-3},
-            "augmentation": {"flip": True, "crop_padding": 4},
-        },
-        "members": candidates,
+        "data": task.data,
+        "finetune": {"epochs": EPOCHS[name], "augmentation": task.augmentation},
+        "members": digits_nets() if name == "digits" else nets(),
+        "fuse": {"methods": ["mean"], "choose": "mean"},
     }
 
 
 def measured(recipe: Mapping[str, Any], seed: int, folder: Path) -> dict[str, Any]:
     """Scout all, fine-tune all, and compare."""
-    recipe = {**recipe, "seed": seed, "fuse": {"methods": ["mean"], "choose": "mean"}}
+    recipe = {**recipe, "seed": seed}
     scouting = {**recipe, "scout": {"candidates": recipe["members"], "most": MOST}}
     start = time.perf_counter()
     table = fusetune.scout_models(scouting, out=folder / "scout").table
-    scout_seconds = time.perf_counter() - start
+    timing = folder / "scout_seconds.json"  # of the first time: later on there is little to do
+    if not timing.exists():
+        timing.write_text(json.dumps(time.perf_counter() - start), encoding="utf-8")
     run = fusetune.run(recipe, folder / "run")
     members = {m["name"]: m for m in run.results["members"]}
     lines = {line["name"]: line for line in table["candidates"]}
@@ -141,7 +123,7 @@ def measured(recipe: Mapping[str, Any], seed: int, folder: Path) -> dict[str, An
     return {
         "correlations": correlations,
         "subsets": {name: (accuracy_of(some), some) for name, some in subsets.items()},
-        "scout_seconds": scout_seconds,
+        "scout_seconds": json.loads(timing.read_text(encoding="utf-8")),
         "finetune_seconds": sum(m["seconds"]["finetune"] for m in members.values()),
         "table": {name: (lines[name]["scores"], final[name]) for name in lines},
     }
@@ -189,36 +171,35 @@ def show(task: str, found: Sequence[Mapping[str, Any]]) -> None:
     pairs = [f"{one['scout_seconds']:.0f} of {one['finetune_seconds']:.0f} s" for one in found]
     share = statistics.median(shares)
     print(f"\nScouting took {share:.1%} of the time of fine-tuning all ({', '.join(pairs)}).\n")
-    print("<details><summary>Every candidate, first seed</summary>\n")
+    print("<details><summary>Every candidate, means over seeds</summary>\n")
     scores = list(found[0]["correlations"])
     print(f"| candidate | {' | '.join(scores)} | after fine-tuning, % |")
     print(f"| --- |{' ---: |' * (len(scores) + 1)}")
-    for name, (values, final) in sorted(found[0]["table"].items(), key=lambda item: -item[1][1]):
-        cells = ["–" if values[s] is None else f"{values[s]:.3f}" for s in scores]
-        print(f"| {name} | {' | '.join(cells)} | {100 * final:.2f} |")
+    tables = [one["table"] for one in found]
+    final = {name: statistics.mean(table[name][1] for table in tables) for name in tables[0]}
+    for name in sorted(final, key=lambda name: -final[name]):
+        columns = [[table[name][0][score] for table in tables] for score in scores]
+        cells = ["–" if None in some else f"{statistics.mean(some):.3f}" for some in columns]
+        print(f"| {name} | {' | '.join(cells)} | {100 * final[name]:.2f} |")
     print("\n</details>")
-    print(f"<!-- {json.dumps([one['subsets'] for one in found])} -->")
 
 
 def main() -> None:
-    """Both tasks, seed by seed."""
+    """Task by task, seed by seed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("--work", type=Path, required=True, help="folder that keeps the runs")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", choices=["digits", "cifar10"])
+    known = list(EPOCHS) if "FUSETUNE_DATA" in os.environ else ["digits"]
+    parser.add_argument("--only", nargs="+", choices=known, default=known)
     options = parser.parse_args()
-    tasks = {"digits": digits()}
-    if "FUSETUNE_DATA" in os.environ:
-        tasks["cifar10"] = cifar10(Path(os.environ["FUSETUNE_DATA"]).absolute())
-    found = defaultdict(list)
-    for seed in range(options.seeds):
-        for task, recipe in tasks.items():
-            if options.only in (None, task):
-                with tempfile.TemporaryDirectory() as folder:
-                    found[task].append(measured(recipe, seed, Path(folder)))
-    for task, outcomes in found.items():
-        show(task, outcomes)
+    options.work.mkdir(parents=True, exist_ok=True)
+    for task in options.only:
+        recipe, found = recipe_of(task, options.work), []
+        for seed in range(options.seeds):
+            found.append(measured(recipe, seed, options.work / f"{task}-{seed}"))
+        show(task, found)
 
 
 if __name__ == "__main__":
