@@ -105,6 +105,22 @@ def test_other_rows_weights_or_sizes_have_other_features(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_a_run_in_the_folder_of_scout_models_reads_its_views(tmp_path: Path) -> None:
+    content = recipe_of("mini:vgg", "smooth")
+    candidates = content.pop("members")
+    content |= {"members": "scout", "scout": {"candidates": candidates, "rows": 40}}
+    proposed = package.scout_models(content, out=tmp_path / "run").recipe
+    package.run(proposed, tmp_path / "run")
+    (view,) = made("view_rows")
+    for role, call in zip(("train", "holdout"), made("feature_rows"), strict=True):
+        assert call["known"][0][0] == view["folder"] / f"features_{role}.npy"
+
+    Here.calls.clear()  # the recipe that a run leaves says all that its steps hang on
+    package.run(tmp_path / "run" / "recipe.yaml", tmp_path / "run")
+    assert {name for name, _ in Here.calls} <= {"check_member"}
+
+
+@pytest.mark.slow
 def test_views_of_scouting_are_read_and_not_made_again(tmp_path: Path) -> None:
     content = recipe_of("mini:vgg", "smooth")
     candidates = content.pop("members")
