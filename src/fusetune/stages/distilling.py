@@ -15,7 +15,7 @@ from fusetune.store.artifact import Artifact, Step
 if TYPE_CHECKING:
     from fusetune.stages.members import Context, Outcome
 
-__all__ = ["NOT_YET", "lesson_of", "promised_steps", "teach_step"]
+__all__ = ["NOT_YET", "Files", "lesson_of", "promised_steps", "teach_step"]
 
 NOT_YET = "not made yet"
 """Stands for the checksum of what an earlier step is yet to make."""

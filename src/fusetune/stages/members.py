@@ -99,11 +99,12 @@ class Context:
             only_epochs: How many epochs the latter takes.
         """
         assert self.prepared.folds is not None
-        whole = number == len(self.prepared.folds)
-        called = f"{entry.name}-{'refit' if whole else f'fold{number + 1}'}"
+        which = "refit" if number == len(self.prepared.folds) else f"fold{number + 1}"
+        run = entry.snapshot and replace(entry.snapshot, run=f"{entry.run}-{which}")
         part = Part(number, self.prepared, only_epochs)
         prepared = self.prepared.part(number)
-        return replace(self, prepared=prepared, part=part), replace(entry, name=called)
+        called = replace(entry, name=f"{entry.name}-{which}", snapshot=run)
+        return replace(self, prepared=prepared, part=part), called
 
     def data_step(self) -> Step:
         """The step that stores the rows."""
