@@ -8,8 +8,9 @@ of random weights, in two sizes of image. The others, eleven: two ResNets traine
 ImageNet features in two sizes of image and with random weights, and the mini networks. Every candidate is scouted, then fine-tuned. Prints Markdown: for each score its Spearman
 correlation with the accuracy on test after fine-tuning, what scouting cost, and the test accuracy of the
 plain mean over three candidates: the proposed ones, the best by each single score, the best on the holdout
-after fine-tuning, and the best three of all on test, which nobody could know. A run that is stopped goes on
-where it was.
+after fine-tuning, and the best three of all on test, which nobody could know. As there are few tasks, ways to choose are
+also compared on 300 pools of seven candidates each, drawn from all of them; and for every three candidates the accuracy of
+their mean is compared with what could be known before. A run that is stopped goes on where it was.
 """
 
 import argparse
@@ -19,17 +20,30 @@ import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from real_images import CIFAR10, EXAMPLES, IMAGENET, TASKS
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 import fusetune
+from fusetune.data.prepare import prepare
+from fusetune.metrics.log_loss import LogLoss
 from fusetune.predictions.files import read_probabilities
+from fusetune.predictions.kinds import Probabilities
+from fusetune.predictions.targets import Targets
+from fusetune.recipe import load_recipe
+from fusetune.runtime.runners.local import Local
+from fusetune.scout.probe import probe_probs
+from fusetune.scout.subset import propose
+from fusetune.stages.members import Context
+from fusetune.stages.scouting import ROLES, Looked, looked_at, view_step
+from fusetune.store.experiment import Experiment
 
-MOST = 3
+MOST, POOL, POOLS = 3, 7, 300
+RANKED = ("log_me", "h_score", "linear_probe", "knn")
 MINI = ("resnet", "vgg", "inception")
 EPOCHS = {"digits": 20, "spoken": 20, "camvid": 12, "cifar10": 8}
 
@@ -102,31 +116,112 @@ def measured(recipe: Mapping[str, Any], seed: int, folder: Path) -> dict[str, An
         timing.write_text(json.dumps(time.perf_counter() - start), encoding="utf-8")
     run = fusetune.run(recipe, folder / "run")
     members = {m["name"]: m for m in run.results["members"]}
-    lines = {line["name"]: line for line in table["candidates"]}
+    scores = {line["name"]: line["scores"] for line in table["candidates"]}
     final = {name: m["scores"]["test"]["accuracy"] for name, m in members.items()}
     correlations = {}
-    for score in next(iter(lines.values()))["scores"]:
-        known = [name for name in lines if lines[name]["scores"][score] is not None]
-        values = [lines[name]["scores"][score] for name in known]
+    for score in next(iter(scores.values())):
+        known = [name for name in scores if scores[name][score] is not None]
+        values = [scores[name][score] for name in known]
         correlations[score] = (spearmanr(values, [final[n] for n in known])[0], len(known))
     accuracy_of = means_on_test(run, list(members))
-    subsets = {"proposed": list(table["proposed"])}
-    for score in ("log_me", "h_score", "linear_probe"):
-        subsets[f"best {MOST} by {score}"] = top(
-            {n: line["scores"][score] for n, line in lines.items()}
-        )
+    probes, targets = probes_of({**scouting, "members": "scout"}, folder / "scout")
+    ways = {
+        "proposed": lambda pool: (
+            propose({name: probes[name] for name in pool}, targets, LogLoss(), most=MOST).weights
+        ),
+        **{f"best {MOST} by {score}": best_by(scores, [score]) for score in RANKED},
+        f"best {MOST} by mean rank in {', '.join(RANKED)}": best_by(scores, RANKED),
+        f"best {MOST} by the probe's log-loss": lambda pool: top(
+            pool, {name: -loss_of([probes[name]], targets) for name in pool}
+        ),
+    }
+    every = list(members)
     holdout = {name: m["scores"]["holdout"]["accuracy"] for name, m in members.items()}
-    subsets[f"best {MOST} on the holdout after fine-tuning"] = top(holdout)
-    every = itertools.combinations(members, MOST)
-    subsets[f"best {MOST} of all on test"] = list(max(every, key=accuracy_of))
-    subsets["best single one on test"] = top(final)[:1]
+    ways |= {
+        f"best {MOST} on the holdout after fine-tuning": lambda pool: top(pool, holdout),
+        f"best {MOST} of all on test": lambda pool: max(
+            itertools.combinations(pool, MOST), key=accuracy_of
+        ),
+        "best single one on test": lambda pool: top(pool, final)[:1],
+    }
     return {
         "correlations": correlations,
-        "subsets": {name: (accuracy_of(some), some) for name, some in subsets.items()},
+        "triples": triples(every, final, probes, targets, accuracy_of),
+        "subsets": {name: accuracy_of(choose(every)) for name, choose in ways.items()},
+        "pools": {
+            name: statistics.mean(accuracy_of(choose(pool)) for pool in pools(every))
+            for name, choose in ways.items()
+        },
         "scout_seconds": json.loads(timing.read_text(encoding="utf-8")),
         "finetune_seconds": sum(m["seconds"]["finetune"] for m in members.values()),
-        "table": {name: (lines[name]["scores"], final[name]) for name in lines},
+        "table": {name: (scores[name], final[name]) for name in scores},
     }
+
+
+def best_by(scores: Mapping[str, Any], some: Sequence[str]) -> Any:
+    """A function: pool → the best by their mean rank in some scores."""
+
+    def choose(pool: Sequence[str]) -> list[str]:
+        ranks = [rankdata([scores[name][score] for name in pool]) for score in some]
+        return top(pool, dict(zip(pool, np.sum(ranks, axis=0), strict=True)))
+
+    return choose
+
+
+def pools(names: Sequence[str]) -> list[list[str]]:
+    """Seven candidates each."""
+    rng = np.random.default_rng(0)
+    drawn = [set(rng.choice(names, POOL, replace=False).tolist()) for _ in range(POOLS)]
+    return [[name for name in names if name in some] for some in drawn]
+
+
+def triples(
+    names: Sequence[str],
+    final: Mapping[str, float],
+    probes: Mapping[str, Probabilities],
+    targets: Targets,
+    accuracy_of: Any,
+) -> dict[str, float]:
+    """Spearman's ρ over all three candidates: accuracy of their mean with what is known of them."""
+    every = list(itertools.combinations(names, MOST))
+    known = {
+        "mean accuracy after fine-tuning": [np.mean([final[n] for n in some]) for some in every],
+        "mean loss of their probes": [
+            -np.mean([loss_of([probes[name]], targets) for name in some]) for some in every
+        ],
+        "loss of the mean of their probes": [
+            -loss_of([probes[name] for name in some], targets) for some in every
+        ],
+    }
+    reached = [accuracy_of(some) for some in every]
+    return {name: float(spearmanr(values, reached)[0]) for name, values in known.items()}
+
+
+def probes_of(
+    scouting: Mapping[str, Any], folder: Path
+) -> tuple[dict[str, Probabilities], Targets]:
+    """Each candidate's probe's predictions of holdout rows, from what scouting has looked at."""
+    recipe = load_recipe(scouting)
+    data, scout = recipe.data, recipe.scout
+    prepared = prepare(data.datasets, data.roles, data.limit, recipe.seed, recipe.task.kind)
+    with Local() as runner:
+        context = Context(recipe, prepared, Experiment(folder), runner, lambda event: None)
+    rows = looked_at(context, scout)
+    train, holdout = (prepared.truth.take(rows[role]) for role in ROLES)
+    probes = {}
+    for entry in scout.candidates:
+        looked = Looked(entry, view_step(context, entry, rows).finished())
+        new_ND = looked.view("holdout", holdout).features_ND
+        probs_NC = probe_probs(looked.view("train", train), new_ND)
+        probes[entry.name] = Probabilities(holdout.ids, holdout.classes, probs_NC)
+    return probes, holdout
+
+
+def loss_of(probes: Sequence[Probabilities], targets: Targets) -> float:
+    """Log-loss of their mean."""
+    mean_NC = np.mean([probe.probs_NC for probe in probes], axis=0)
+    mean = Probabilities(targets.ids, targets.classes, mean_NC)
+    return float(LogLoss().statistics(mean, targets)[:, 0].mean())
 
 
 def means_on_test(run: Any, names: Sequence[str]) -> Any:
@@ -140,16 +235,17 @@ def means_on_test(run: Any, names: Sequence[str]) -> Any:
     first = held[names[0]]
     labels_N = np.array([first.classes.index(truth[str(i)]) for i in first.ids])
 
-    def accuracy(some: Sequence[str]) -> float:
-        mean_NC = sum(held[name].probs_NC for name in some)
+    @cache
+    def accuracy(some: frozenset[str]) -> float:
+        mean_NC = sum(held[name].probs_NC for name in sorted(some))
         return float((mean_NC.argmax(axis=1) == labels_N).mean())
 
-    return accuracy
+    return lambda some: accuracy(frozenset(some))
 
 
-def top(values: Mapping[str, float]) -> list[str]:
-    """The names with the highest values."""
-    return sorted(values, key=lambda name: -values[name])[:MOST]
+def top(pool: Sequence[str], values: Mapping[str, float]) -> list[str]:
+    """Those of a pool with the highest values."""
+    return sorted(pool, key=lambda name: -values[name])[:MOST]
 
 
 def show(task: str, found: Sequence[Mapping[str, Any]]) -> None:
@@ -162,11 +258,20 @@ def show(task: str, found: Sequence[Mapping[str, Any]]) -> None:
         values = [one["correlations"][score][0] for one in found]
         per_seed = ", ".join(f"{value:.2f}" for value in values)
         print(f"| {score} | {known} | {statistics.mean(values):.2f} | {per_seed} |")
-    print("\n| mean of | test accuracy, % | per seed |\n| --- | ---: | --- |")
+    print("\n| three candidates' | Spearman's ρ with the accuracy of their mean |\n| --- | ---: |")
+    for name in found[0]["triples"]:
+        rho = statistics.mean(one["triples"][name] for one in found)
+        print(f"| {name} | {rho:.2f} |")
+    pooled = f"test accuracy in pools of {POOL}"
+    print(f"\n| mean of | test accuracy, % | per seed | {pooled} | per seed |")
+    print("| --- | ---: | --- | ---: | --- |")
     for name in found[0]["subsets"]:
-        values = [100 * one["subsets"][name][0] for one in found]
-        per_seed = ", ".join(f"{value:.2f}" for value in values)
-        print(f"| {name} | {statistics.mean(values):.2f} | {per_seed} |")
+        cells = []
+        for part in ("subsets", "pools"):
+            values = [100 * one[part][name] for one in found]
+            per_seed = ", ".join(f"{value:.2f}" for value in values)
+            cells.append(f"{statistics.mean(values):.2f} | {per_seed}")
+        print(f"| {name} | {' | '.join(cells)} |")
     shares = [one["scout_seconds"] / one["finetune_seconds"] for one in found]
     pairs = [f"{one['scout_seconds']:.0f} of {one['finetune_seconds']:.0f} s" for one in found]
     share = statistics.median(shares)
