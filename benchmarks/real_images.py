@@ -100,7 +100,7 @@ def camvid(work: Path) -> ImageTask:
     roles = {"validation": 150, "holdout": 250, "duplicates": "keep_first"}
     return ImageTask(
         {**data, "roles": roles},
-        [_mini("resnet"), _squeezenet()],
+        [_mini("resnet"), _squeezenet(48)],
         {"flip": True, "crop_padding": 2},
     )
 
@@ -115,7 +115,7 @@ def spoken(work: Path) -> ImageTask:
     roles = {"train": 250, "validation": 50, "holdout": 100, "test": 600}
     return ImageTask(
         {**data, "roles": roles},
-        [_mini("vgg"), _squeezenet()],
+        [_mini("vgg"), _squeezenet(48)],
         {"flip": False, "crop_padding": 2},
     )
 
@@ -137,14 +137,14 @@ def _mini(net: str) -> dict[str, Any]:
     return {"name": f"mini-{net}", "source": "mini", "model": net}
 
 
-def _squeezenet() -> dict[str, Any]:
+def _squeezenet(size: int = 64) -> dict[str, Any]:
     weights = _shared() / "weights" / "squeezenet1_1_imagenet_features.safetensors"
     return {
         "name": "squeezenet",
         "source": "torchvision",
         "model": "squeezenet1_1",
         "weights": str(weights),
-        "preprocess": {"size": 64},
+        "preprocess": {"size": size},
     }
 
 

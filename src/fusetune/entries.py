@@ -268,7 +268,7 @@ def finetune_block(
 
 
 def check_folds(members: Sequence[MemberEntry], roles: Roles) -> None:
-    """Refuse, with folds, members that are made of others."""
+    """Refuse, with folds, soups, and snapshots that have to be fine-tuned on all rows, too."""
     if roles.folds is None:
         return
     for entry in members:
@@ -278,12 +278,11 @@ def check_folds(members: Sequence[MemberEntry], roles: Roles) -> None:
                 "a holdout that no model has trained on, by which a soup is chosen",
                 "Remove the soup, or remove folds.",
             )
-        if entry.snapshot is not None or entry.teacher is not None:
-            key = "distill" if entry.snapshot is None else "snapshots"
+        if entry.snapshot is not None and roles.refit:
             raise RecipeError(
-                f"'{entry.run}' has finetune.{key}, and data.roles.folds is {roles.folds}",
-                "members with folds that are fine-tuned each by themselves",
-                f"Remove {key}, or remove folds.",
+                f"'{entry.run}' has finetune.snapshots, and data.roles.refit is true",
+                "one best epoch, at which the model on all rows ends",
+                "Remove snapshots, or remove refit: the models of the folds then predict together.",
             )
 
 

@@ -113,7 +113,8 @@ class Recipe:
         metric: What decides.
         seed: Of all that is random.
         verdict: When it was worth it.
-        scout: What members are chosen from; None: they are given.
+        scout: What members are chosen from; beside given members, what was looked at when they were
+            chosen, whose features they take; None: there is none.
         parallel: How many members are made side by side, each in a process with its share of the
             cores; `auto`: one per core, as far as memory allows, and one on a GPU.
     """
@@ -231,10 +232,10 @@ def as_mapping(recipe: Recipe) -> dict[str, Any]:
     """The resolved recipe as plain values: written as YAML, it runs again from anywhere."""
     runs = {entry.run: entry for entry in recipe.members}  # snapshots of one run are one entry
     members: dict[str, Any] = {"members": [_member_as_mapping(e) for e in runs.values()]}
-    if not recipe.members and recipe.scout is not None:
+    if recipe.scout is not None:
         candidates = [_member_as_mapping(entry) for entry in recipe.scout.candidates]
-        scout = {"candidates": candidates, **plain(recipe.scout.settings)}
-        members = {"members": "scout", "scout": scout}
+        members["members"] = members["members"] or "scout"
+        members["scout"] = {"candidates": candidates, **plain(recipe.scout.settings)}
     datasets = {role: {"source": d.name, **plain(d)} for role, d in recipe.data.datasets.items()}
     data: dict[str, Any] = datasets.get("all", datasets)
     data = {**data, "roles": plain(recipe.data.roles)}

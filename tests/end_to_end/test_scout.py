@@ -43,7 +43,7 @@ def test_candidates_are_scored_and_some_proposed(recipe: Path, tmp_path: Path) -
     assert [member["name"] for member in proposed["members"]] == list(found["proposed"])
     for name in lines:
         assert name in done.stdout
-    assert f"fusetune run {out}/recipe.yaml" in done.stdout
+    assert f"fusetune run {out}/recipe.yaml --out {out}" in done.stdout
 
     again = fusetune("scout", recipe, "--out", out, "--json")
     assert json.loads(again.stdout) == found  # nothing was looked at again: seconds are the same

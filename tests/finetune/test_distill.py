@@ -24,7 +24,6 @@ from fusetune.finetune.pytorch.distill import Lessons
 from fusetune.finetune.pytorch.loop import Training
 from fusetune.finetune.settings import Augmentation, Distill, FineTune, Optimizer
 from fusetune.predictions.targets import LabelSets, Numbers
-from fusetune.recipe import load_recipe
 from small_runs import CLASSES, SETTINGS, SPLITS, assert_resumes, finetune, member, untimed, weights
 
 DISTILL = replace(SETTINGS, distill=Distill(teacher="teacher"))
@@ -218,17 +217,3 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         Regression().check(cold)
     Regression().check(FineTune(distill=Distill(teacher="a")))
     Classification().check(cold)
-
-
-def test_members_with_folds_learn_from_no_other(tmp_path: Path) -> None:
-    content = {
-        "task": "image_classification",
-        "data": {"source": "digits", "roles": {"folds": 3}},
-    }
-    with pytest.raises(
-        RecipeError, match=r"'student' has finetune.distill, and data.roles.folds is 3"
-    ):
-        load_recipe({**content, "members": ["mini:resnet", student("mini-resnet")]})
-    cycles = {"source": "mini", "model": "vgg", "name": "c", "finetune": {"snapshots": 2}}
-    with pytest.raises(RecipeError, match=r"'c' has finetune.snapshots.*Remove snapshots"):
-        load_recipe({**content, "members": [cycles]})

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Features are computed once per checkpoint and rows, by whichever step comes first."""
 
-import importlib
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,10 @@ import yaml
 
 import fusetune as package
 from fusetune.pipeline import plan
-from fusetune.runtime.runner import Call, Event, Runner
+from fusetune.runtime.runner import Event
+from inline import Here, Killed, made
+
+pytestmark = pytest.mark.usefixtures("here")
 
 RECIPE = """
 task: image_classification
@@ -37,53 +38,12 @@ fuse: {methods: [mean]}
 """
 
 
-class Killed(BaseException):
-    """Ends a run in the middle."""
-
-
-class Here(Runner):
-    """Runs steps in this process, and notes which."""
-
-    calls: ClassVar[list[tuple[str, dict[str, Any]]]] = []
-    kill_before: str = ""
-
-    def __init__(self, preload: str = "") -> None:
-        """Nothing needs to be started."""
-
-    def call(self, call: Call, on_event: Callable[[Event], None]) -> Any:
-        module, _, name = call.function.partition(":")
-        Here.calls.append((name, dict(call.arguments)))
-        if name == Here.kill_before:
-            raise Killed
-        function = getattr(importlib.import_module(module), name)
-        return function(**call.arguments, report=on_event)
-
-    def close(self) -> None:
-        """Nothing was started."""
-
-    def another(self) -> "Here":
-        return Here()
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> type[Here]:
-    monkeypatch.setattr("fusetune.pipeline.Local", Here)
-    monkeypatch.setattr(Here, "calls", [])
-    monkeypatch.setattr(Here, "kill_before", "")
-    return Here
-
-
 def recipe_of(*members: str, **changes: Any) -> dict[str, Any]:
     content = yaml.safe_load(RECIPE)
     named = {
         entry if isinstance(entry, str) else entry["name"]: entry for entry in content["members"]
     }
     return {**content, "members": [named[name] for name in members], **changes}
-
-
-def made(name: str) -> list[dict[str, Any]]:
-    """Arguments of the calls of a step function."""
-    return [arguments for function, arguments in Here.calls if function == name]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -142,6 +102,22 @@ def test_other_rows_weights_or_sizes_have_other_features(tmp_path: Path) -> None
         if one.step.startswith("features-")
     }
     assert redone[0] == "redo" and "rows" in redone[1]
+
+
+@pytest.mark.slow
+def test_a_run_in_the_folder_of_scout_models_reads_its_views(tmp_path: Path) -> None:
+    content = recipe_of("mini:vgg", "smooth")
+    candidates = content.pop("members")
+    content |= {"members": "scout", "scout": {"candidates": candidates, "rows": 40}}
+    proposed = package.scout_models(content, out=tmp_path / "run").recipe
+    package.run(proposed, tmp_path / "run")
+    (view,) = made("view_rows")
+    for role, call in zip(("train", "holdout"), made("feature_rows"), strict=True):
+        assert call["known"][0][0] == view["folder"] / f"features_{role}.npy"
+
+    Here.calls.clear()  # the recipe that a run leaves says all that its steps hang on
+    package.run(tmp_path / "run" / "recipe.yaml", tmp_path / "run")
+    assert {name for name, _ in Here.calls} <= {"check_member"}
 
 
 @pytest.mark.slow

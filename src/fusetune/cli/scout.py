@@ -38,7 +38,7 @@ def scout(
         print(json.dumps(found.table, indent=2, ensure_ascii=False))
         return
     print("\n".join(_lines(found.table)))
-    print(f"\nFine-tune them: fusetune run {found.recipe}")
+    print(f"\nFine-tune them: fusetune run {found.recipe} --out {found.folder}")
 
 
 def _lines(table: Mapping[str, Any]) -> Iterator[str]:

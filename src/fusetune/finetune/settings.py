@@ -268,7 +268,7 @@ class FineTune:
         layer_decay: Factor of the learning rate from every layer to the one before it, counted from
             the head, whose rate is the optimizer's (Clark et al. 2020, Bao et al. 2022, who took
             0.65 to 0.95 for transformers); 1: all layers alike. What a layer is stands in
-            `torch_layers.depths`.
+            `finetune/pytorch/layers.py`.
         label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016).
         class_weights: `balanced` weighs the training loss of every class by its rarity among the train
             rows, so that all classes count alike (King & Zeng 2001, as scikit-learn has it; for

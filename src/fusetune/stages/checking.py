@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can be wrong with members, found before any work."""
 
-from collections.abc import Mapping
 from contextlib import nullcontext
 
 from fusetune.runtime.runner import Call
-from fusetune.stages.distilling import promised_steps
-from fusetune.stages.folds import unfinished
+from fusetune.stages.folds import PromisedPart, promised_parts
 from fusetune.stages.members import Context
 from fusetune.stages.snapshots import begins_run
 
@@ -24,10 +22,10 @@ def check_members(context: Context) -> dict[str, int | None]:
         MemberFailed: A member's own code raised while it was loaded.
     """
     needs: dict[str, int | None] = {}
-    known: dict[str, Mapping[str, str]] = {}
+    known: dict[str, list[PromisedPart]] = {}
     for entry in context.recipe.members:
-        steps, known[entry.name] = promised_steps(context, entry, known)
-        waiting = unfinished(context, entry, steps[-1])
+        known[entry.name] = promised_parts(context, entry, known)
+        waiting = [p.entry.run for p in known[entry.name] if p.steps[-1].finished() is None]
         if entry.soup is not None or not begins_run(entry) or not waiting:
             continue
         context.listen({"phase": "check", "member": entry.name})

@@ -8,13 +8,14 @@ from fusetune.entries import MemberEntry
 from fusetune.errors import MemberFailed
 from fusetune.finetune.snapshots import WEIGHTS
 from fusetune.finetune.teaching import LESSON
+from fusetune.stages.checkpoints import made_from
 from fusetune.stages.snapshots import own_files
 from fusetune.store.artifact import Artifact, Step
 
 if TYPE_CHECKING:
     from fusetune.stages.members import Context, Outcome
 
-__all__ = ["NOT_YET", "lesson_of", "promised_steps", "teach_step"]
+__all__ = ["NOT_YET", "Files", "lesson_of", "promised_steps", "teach_step"]
 
 NOT_YET = "not made yet"
 """Stands for the checksum of what an earlier step is yet to make."""
@@ -31,7 +32,12 @@ def teach_step(context: "Context", entry: MemberEntry, weights: str) -> Step:
         entry: The student.
         weights: Checksum of the teacher's weights.
     """
-    inputs = {"weights": weights, "rows": context.prepared.fingerprint()}
+    teacher = next(one for one in context.recipe.members if one.name == entry.teacher)
+    inputs = {
+        "weights": weights,
+        "rows": context.prepared.fingerprint(),
+        **made_from(teacher.source),
+    }
     return context.step(f"teach-{entry.run}", inputs)
 
 

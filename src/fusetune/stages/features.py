@@ -18,9 +18,10 @@ from fusetune.finetune.objective import Objective
 from fusetune.finetune.steps import Finetuned
 from fusetune.plugins import find
 from fusetune.predictions.kinds import Array
+from fusetune.stages.checkpoints import made_from
 from fusetune.stages.scouting import known_view, looked_at, looking
 from fusetune.store.alone import alone
-from fusetune.store.artifact import Artifact, Step, canonical, file_checksum, fingerprint
+from fusetune.store.artifact import Artifact, Step, fingerprint
 
 if TYPE_CHECKING:
     from fusetune.stages.members import Context
@@ -108,14 +109,13 @@ class FeaturesStage:
 
 def _step(context: "Context", entry: MemberEntry, which: str) -> Step:
     """Named after the checkpoint and its settings, as members share it."""
-    source = canonical(entry.source)
+    checkpoint = made_from(entry.source)
     inputs = {
         "rows": context.whole.fingerprint(),
         "parts": [len(part) for part in _parts(context, entry, which)],
-        "source": source,
-        "files": [file_checksum(p) if p.is_file() else None for p in entry.source.files()],
+        **checkpoint,
     }
-    name = f"features-{entry.source.member_name}-{fingerprint(source)[:6]}-{which}"
+    name = f"features-{entry.source.member_name}-{fingerprint(checkpoint['source'])[:6]}-{which}"
     return context.step(name, inputs)
 
 

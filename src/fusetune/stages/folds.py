@@ -2,11 +2,14 @@
 """A member with folds: fine-tuned K times, its out-of-fold predictions joined to one holdout.
 
 Each of its fine-tunings is an ordinary one on ordinary rows with roles, in which the rows of its
-fold are the holdout. What is new is here: that there are several, and what becomes of them.
+fold are the holdout. What is new is here: that there are several, and what becomes of them. A teacher teaches
+its student fold by fold, so that neither has seen the rows of the fold, and snapshots share their
+fine-tuning in each.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median_low
 from typing import Any
 
@@ -18,17 +21,19 @@ from fusetune.predictions.averages import mean_prediction
 from fusetune.predictions.files import read_prediction_of, write_prediction
 from fusetune.predictions.kinds import Kind
 from fusetune.predictions.stack import rows_of
+from fusetune.stages.distilling import Files, promised_steps
 from fusetune.stages.members import Context, Outcome, member_stage
 from fusetune.store.artifact import JSON, Artifact, Step
 
 __all__ = [
+    "PromisedPart",
     "about_folds",
     "best_epochs",
     "folded",
     "folded_member_stage",
     "join_step",
     "objectives_of",
-    "unfinished",
+    "promised_parts",
 ]
 
 
@@ -37,7 +42,9 @@ def folded(context: Context, entry: MemberEntry) -> bool:
     return context.prepared.folds is not None and entry.finetune is not None
 
 
-def folded_member_stage(context: Context, entry: MemberEntry, data: Artifact) -> Outcome:
+def folded_member_stage(
+    context: Context, entry: MemberEntry, data: Artifact, before: Mapping[str, Outcome]
+) -> Outcome:
     """Fine-tune a member once per fold, and predict all judged rows.
 
     Holdout rows are predicted by the one model that neither trained on them nor chose its epoch by
@@ -45,23 +52,43 @@ def folded_member_stage(context: Context, entry: MemberEntry, data: Artifact) ->
 
     One fine-tuning that fails, or has no time, is the member's failure: its other folds are not
     worth their time then.
+
+    Args:
+        context: The run's.
+        entry: The member.
+        data: The stored rows.
+        before: What became of the members above it.
     """
     num_folds = _num_folds(context)
     made: list[Outcome] = []
     for number in range(num_folds):
-        made.append(member_stage(*context.of_part(entry, number), data, {}))
+        above = _parts_of(entry, before, number)
+        made.append(member_stage(*context.of_part(entry, number), data, above))
         if made[-1].error is not None:
             return _failed(context, entry, made, f"fold {number + 1} of {num_folds}")
     refit = None
     if context.recipe.data.roles.refit:
         epochs = median_low(best_epochs(_finetuned(made)))
-        refit = member_stage(*context.of_part(entry, num_folds, epochs), data, {})
+        above = _parts_of(entry, before, num_folds)
+        refit = member_stage(*context.of_part(entry, num_folds, epochs), data, above)
         if refit.error is not None:
             return _failed(context, entry, [*made, refit], "the model on all rows")
     outcome = Outcome(entry, folds=tuple(made), refit=refit)
     step = join_step(context, entry, [part.predictions_fingerprint() for part in outcome.parts])
     joined = step.finished() or _joined(context, step, outcome)
     return Outcome(entry, predicted=joined, folds=tuple(made), refit=refit)
+
+
+def _parts_of(entry: MemberEntry, before: Mapping[str, Outcome], number: int) -> dict[str, Outcome]:
+    """What became of one part of the members above; of a teacher that failed, the whole failure."""
+
+    def part(outcome: Outcome) -> Outcome:
+        failed_teacher = outcome.error is not None and outcome.entry.name == entry.teacher
+        if number < len(outcome.folds) and not failed_teacher:
+            return outcome.folds[number]
+        return outcome.refit or outcome  # which is the same for all parts, or not there
+
+    return {name: part(outcome) for name, outcome in before.items()}
 
 
 def _failed(context: Context, entry: MemberEntry, made: Sequence[Outcome], which: str) -> Outcome:
@@ -112,26 +139,49 @@ def objectives_of(context: Context, outcome: Outcome) -> tuple[Objective[Any], .
     return tuple(part.objective() for part, _ in parts)
 
 
-def unfinished(context: Context, entry: MemberEntry, step: Step) -> list[str]:
-    """Names of the fine-tunings of a member that are still to be done.
+@dataclass(frozen=True, eq=False)
+class PromisedPart:
+    """One fine-tuning of a member, as far as it is known what goes into it.
+
+    Args:
+        context: Of this part.
+        entry: The member, as it is called here.
+        steps: Those that make its weights, the one that writes them last.
+        files: What that one has written or promises.
+    """
+
+    context: Context
+    entry: MemberEntry
+    steps: Sequence[Step]
+    files: Files
+
+
+def promised_parts(
+    context: Context, entry: MemberEntry, known: Mapping[str, Sequence[PromisedPart]]
+) -> list[PromisedPart]:
+    """The fine-tunings of a member: one, or with folds one for each and the one on all rows.
 
     Args:
         context: The run's.
         entry: The member.
-        step: Of its fine-tuning, if it is not folded.
+        known: Those of the members above it.
     """
+
+    def promised(one: Context, called: MemberEntry, number: int) -> PromisedPart:
+        above = {
+            name: parts[number if len(parts) > 1 else 0].files for name, parts in known.items()
+        }
+        return PromisedPart(one, called, *promised_steps(one, called, above))
+
     if not folded(context, entry):
-        return [] if step.finished() else [entry.run]
-    parts = [context.of_part(entry, number) for number in range(_num_folds(context))]
-    found = [one.finetune_step(called).finished() for one, called in parts]
-    names = [called.name for (_, called), made in zip(parts, found, strict=True) if made is None]
+        return [promised(context, entry, 0)]
+    num = _num_folds(context)
+    parts = [promised(*context.of_part(entry, number), number) for number in range(num)]
     if context.recipe.data.roles.refit:
-        made = [artifact for artifact in found if artifact is not None]
-        epochs = None if names else median_low(best_epochs(made))
-        one, called = context.of_part(entry, len(parts), epochs)
-        if epochs is None or one.finetune_step(called).finished() is None:
-            names.append(called.name)
-    return names
+        made = [artifact for part in parts if (artifact := part.steps[-1].promised()) is not None]
+        epochs = median_low(best_epochs(made)) if len(made) == num else None
+        parts.append(promised(*context.of_part(entry, num, epochs), num))
+    return parts
 
 
 def about_folds(context: Context) -> dict[str, Any] | None:
@@ -173,7 +223,7 @@ def _num_folds(context: Context) -> int:
 
 def _names(context: Context, entry: MemberEntry) -> list[str]:
     """Names of all its fine-tunings."""
-    return [context.of_part(entry, k)[1].name for k in range(_num_folds(context) + 1)]
+    return [context.of_part(entry, k)[1].run for k in range(_num_folds(context) + 1)]
 
 
 def _finetuned(made: Sequence[Outcome]) -> list[Artifact]:

@@ -23,11 +23,12 @@ from fusetune.finetune.teaching import LESSON
 from fusetune.plugins import find
 from fusetune.recipe import Recipe
 from fusetune.runtime.runner import Call, Event, Runner
+from fusetune.stages.checkpoints import made_from
 from fusetune.stages.distilling import lesson_of
 from fusetune.stages.features import FITTED, JUDGED, FeaturesStage, Made, identity
 from fusetune.stages.snapshots import of_same_run, own_files
 from fusetune.stages.time_limit import TimeLimit
-from fusetune.store.artifact import JSON, Artifact, Step, canonical, file_checksum
+from fusetune.store.artifact import JSON, Artifact, Step, canonical
 from fusetune.store.experiment import Experiment
 
 __all__ = ["Context", "Outcome", "Part", "member_stage", "store_data"]
@@ -102,11 +103,12 @@ class Context:
             only_epochs: How many epochs the latter takes.
         """
         assert self.prepared.folds is not None
-        whole = number == len(self.prepared.folds)
-        called = f"{entry.name}-{'refit' if whole else f'fold{number + 1}'}"
+        which = "refit" if number == len(self.prepared.folds) else f"fold{number + 1}"
+        run = entry.snapshot and replace(entry.snapshot, run=f"{entry.run}-{which}")
         part = Part(number, self.prepared, only_epochs)
         prepared = self.prepared.part(number)
-        return replace(self, prepared=prepared, part=part), replace(entry, name=called)
+        called = replace(entry, name=f"{entry.name}-{which}", snapshot=run)
+        return replace(self, prepared=prepared, part=part), called
 
     def data_step(self) -> Step:
         """The step that stores the rows."""
@@ -121,8 +123,7 @@ class Context:
         """
         inputs = {
             "rows": self.prepared.fingerprint(),
-            "source": canonical(entry.source),
-            "files": [file_checksum(p) if p.is_file() else None for p in entry.source.files()],
+            **made_from(entry.source),
             "finetune": canonical(entry.finetune),
             "objective": self.recipe.task.objective,
             "seed": self.recipe.seed,
@@ -175,6 +176,7 @@ class Context:
         inputs = {
             "weights": weights,
             "rows": self.prepared.fingerprint(),
+            **made_from(entry.source),
             **identity(self, entry, FITTED, JUDGED),
         }
         return self.step(f"predict-{entry.name}", inputs)

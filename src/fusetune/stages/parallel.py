@@ -85,7 +85,7 @@ def _member(
     context: Context, entry: MemberEntry, data: Artifact, before: Mapping[str, Outcome]
 ) -> Outcome:
     if folded(context, entry):
-        return folded_member_stage(context, entry, data)
+        return folded_member_stage(context, entry, data, before)
     return member_stage(context, entry, data, before)
 
 

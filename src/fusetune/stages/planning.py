@@ -2,17 +2,14 @@
 """What a run would do: every step, whether it is done, and why it is not."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from statistics import median_low
 from typing import Literal
 
-from fusetune.entries import MemberEntry
 from fusetune.finetune.snapshots import WEIGHTS
 from fusetune.recipe import Scout
-from fusetune.stages.distilling import NOT_YET, promised_steps
+from fusetune.stages.distilling import NOT_YET
 from fusetune.stages.features import feature_steps
-from fusetune.stages.folds import best_epochs, folded, join_step
+from fusetune.stages.folds import PromisedPart, folded, join_step, promised_parts
 from fusetune.stages.fusion import ensemble_inputs, fuse_step
 from fusetune.stages.members import PREDICTION_FILES, Context
 from fusetune.stages.outcomes import judge_without_members
@@ -62,52 +59,30 @@ def planned_steps(context: Context) -> list[PlannedStep]:
         members = proposed_entries(recipe.scout, table)
         context = replace(context, recipe=replace(recipe, members=members))
     predictions: dict[str, JSON] = {}
-    checksums: dict[str, Mapping[str, str]] = {}
+    known: dict[str, list[PromisedPart]] = {}
     for entry in context.recipe.members:
         shared = map(_planned, feature_steps(context, entry).values())
         plan += [one for one in shared if one not in plan]
+        known[entry.name] = promised_parts(context, entry, known)
+        predicted = []
+        for part in known[entry.name]:
+            weights = part.files.get(WEIGHTS, NOT_YET)
+            predict = part.context.predict_step(part.entry, weights)
+            own = part.steps if begins_run(part.entry) else ()
+            plan += [_planned(step) for step in (*own, predict)]
+            predicted.append(_predictions_of(predict))
         if folded(context, entry):
-            planned, predictions[entry.name] = _folded(context, entry)
-            plan += planned
-            continue
-        steps, checksums[entry.name] = promised_steps(context, entry, checksums)
-        predict = context.predict_step(entry, checksums[entry.name].get(WEIGHTS, NOT_YET))
-        plan += [_planned(step) for step in (*(steps if begins_run(entry) else ()), predict)]
-        predictions[entry.name] = _predictions_of(predict)
+            join = join_step(context, entry, predicted)
+            plan.append(_planned(join))
+            predicted = [_predictions_of(join)]
+        (predictions[entry.name],) = predicted
     return plan + [_planned(step) for step in _fusing(context, predictions)]
-
-
-def _predict_step(context: Context, entry: MemberEntry, finetune: Step) -> Step:
-    made = finetune.promised()
-    weights = NOT_YET if made is None else made.checksums["weights.safetensors"]
-    return context.predict_step(entry, weights)
 
 
 def _predictions_of(step: Step) -> str:
     """Fingerprint of the predictions that a step makes."""
     made = step.promised()
     return NOT_YET if made is None else made.fingerprint_of("", suffix=PREDICTION_FILES)
-
-
-def _folded(context: Context, entry: MemberEntry) -> tuple[list[PlannedStep], str]:
-    """The steps of a folded member, and the fingerprint of its predictions."""
-    assert context.prepared.folds is not None
-    num_folds = len(context.prepared.folds)
-    parts = [context.of_part(entry, number) for number in range(num_folds)]
-    made = [one.finetune_step(called).promised() for one, called in parts]
-    plan: list[PlannedStep] = []
-    if context.recipe.data.roles.refit:
-        finetuned = [artifact for artifact in made if artifact is not None]
-        epochs = median_low(best_epochs(finetuned)) if len(finetuned) == num_folds else None
-        parts.append(context.of_part(entry, num_folds, epochs))
-    fingerprints = []
-    for one, called in parts:
-        finetune = one.finetune_step(called)
-        predict = _predict_step(one, called, finetune)
-        plan += [_planned(finetune), _planned(predict)]
-        fingerprints.append(_predictions_of(predict))
-    join = join_step(context, entry, fingerprints)
-    return [*plan, _planned(join)], _predictions_of(join)
 
 
 def _fusing(context: Context, predictions: JSON) -> list[Step]:

@@ -25,7 +25,8 @@ from fusetune.runtime.runner import Call
 from fusetune.scout.probe import probe_probs
 from fusetune.scout.score import TransferScore, View
 from fusetune.scout.subset import propose
-from fusetune.store.artifact import Artifact, Step, canonical, file_checksum, write_json
+from fusetune.stages.checkpoints import made_from
+from fusetune.store.artifact import Artifact, Step, canonical, write_json
 
 if TYPE_CHECKING:
     from fusetune.stages.members import Context
@@ -122,11 +123,13 @@ def looked_at(context: "Context", scout: Scout) -> dict[str, Array]:
 def score_step(context: "Context", scout: Scout, looked: Sequence[Looked]) -> Step:
     """The step that scores the views and proposes some."""
     inputs = {
+        "rows": context.prepared.fingerprint(),
         "views": {
             o.entry.name: o.artifact.fingerprint_of("", ".npy") for o in looked if o.artifact
         },
         "settings": canonical(scout.settings),
         "metric": canonical(context.recipe.metric),
+        "finetune": {entry.name: canonical(entry.finetune) for entry in scout.candidates},
         "failed": [one.entry.name for one in looked if one.error],
     }
     return context.step("scout", inputs)
@@ -149,8 +152,7 @@ def view_step(context: "Context", entry: MemberEntry, rows: Mapping[str, Array])
         "rows": context.prepared.fingerprint(),
         "looked_at": {role: len(positions) for role, positions in rows.items()},
         "seed": context.recipe.seed,
-        "source": canonical(entry.source),
-        "files": [file_checksum(p) if p.is_file() else None for p in entry.source.files()],
+        **made_from(entry.source),
     }
     return context.step(f"view-{shared_name(context.recipe.scout, entry)}", inputs)
 

@@ -114,7 +114,7 @@ class Torch(Engine):
         return sum(p.numel() for p in member.model.parameters() if isinstance(p, torch.Tensor))
 
     def finetune_bytes(self, member: Member, settings: FineTune) -> int | None:
-        """Of weights, gradients, moments and activations on the CPU; see `torch_memory`."""
+        """Of weights, gradients, moments and activations on the CPU; see `pytorch/memory.py`."""
         on_cpu = Accelerator().device.type == "cpu"
         return finetune_bytes(member, settings.batch_size) if on_cpu else None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the objects of augmented images are: what `torch_augment` does to pixels, done to boxes.
+"""Where the objects of augmented images are: what `augment` does to pixels, done to boxes.
 
 Shapes: B rows of a batch, K objects of a row, D draws per row.
 """
