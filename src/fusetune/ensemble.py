@@ -4,7 +4,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -14,8 +14,11 @@ from fusetune.fuse.fusion import load_fusion, save_fusion
 from fusetune.fuse.method import Fusion
 from fusetune.plugins import find
 from fusetune.predictions.averages import mean_prediction
-from fusetune.predictions.kinds import Kind
-from fusetune.predictions.stack import Stack
+from fusetune.predictions.files import write_prediction_pieces
+from fusetune.predictions.kinds import Ids, Kind
+from fusetune.predictions.segmentation.files import kept_masks
+from fusetune.predictions.segmentation.masks import Masks
+from fusetune.predictions.stack import Stack, rows_of
 from fusetune.store.artifact import write_json
 from fusetune.values import build, plain
 
@@ -88,8 +91,20 @@ class Ensemble:
         """
         return self.fusion(self.predict_members(inputs, self.fusion.members))
 
-    def predict_members(self, inputs: Any, members: Sequence[str] | None = None) -> Stack[Any]:  # noqa: ANN401
+    def predict_members(
+        self,
+        inputs: Any,  # noqa: ANN401
+        members: Sequence[str] | None = None,
+        *,
+        keep: Path | None = None,
+    ) -> Stack[Any]:
         """Each member's predictions of new rows; by default those of every member.
+
+        Args:
+            inputs: See `predict`.
+            members: Names; None: all.
+            keep: Folder for masks, which are read from there when they are needed; None: they are
+                held in memory.
 
         Raises:
             PredictionError: Members that are prediction files, for which `inputs` is no mapping.
@@ -109,19 +124,23 @@ class Ensemble:
         from fusetune.data.images_of import images_from
 
         rows = images_from(inputs)
-        predictions = {name: self._predicted(name, rows) for name in names}
+        predictions = {name: self._predicted(name, rows, keep) for name in names}
         return Stack.align(predictions, classes=self.classes)
 
-    def _predicted(self, name: str, rows: Any) -> Any:  # noqa: ANN401
+    def _predicted(self, name: str, rows: Any, keep: Path | None) -> Any:  # noqa: ANN401
         """What a member predicts: the mean over its models, of which most members have one."""
         from fusetune.finetune.placing import in_full_size, predicted_pieces
 
         objectives, images = self.members[name].objectives or (self.objective,), rows.images
-        predictions = []
+        predictions: list[Kind] = []
         for settings, model in zip(objectives, self._models(name), strict=True):
-            first, *others = predicted_pieces(
+            pieces = predicted_pieces(
                 model, rows.ids, (images, images), _objective(settings), lambda event: None
             )
+            if keep is not None and self.gives_masks:
+                predictions.append(_kept(keep / f"{name}-{len(predictions)}", pieces, rows.ids))
+                continue
+            first, *others = pieces
             predictions.append(type(first).concat([first, *others]))
         return in_full_size(mean_prediction(predictions), images)
 
@@ -212,6 +231,13 @@ class Ensemble:
             source = build(cls, settings, f"member '{name}'", Path.cwd())
             self._loaded[name] = [member_with(source, self.classes, path) for path in saved.weights]
         return self._loaded[name]
+
+
+def _kept(folder: Path, pieces: Iterable[Any], ids: Ids) -> Masks:
+    """Masks that are written as they come, and read when they are needed."""
+    write_prediction_pieces(folder, pieces)
+    masks = kept_masks(folder)
+    return masks.take(rows_of(masks.ids, ids))
 
 
 def _objective(settings: Mapping[str, Any] | None) -> Any:  # noqa: ANN401

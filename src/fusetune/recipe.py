@@ -169,7 +169,7 @@ def load_recipe(
         raise RecipeError(
             f"task is '{task.name}', which fine-tunes nothing",
             "a task whose members are fine-tuned: image_classification, image_regression, "
-            "image_multilabel or object_detection",
+            "image_multilabel, object_detection or semantic_segmentation",
             "Fuse prediction files of this task with `fusetune fuse`.",
         )
     judge = content.get("metric", task.default_metric)

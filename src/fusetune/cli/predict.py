@@ -2,6 +2,7 @@
 """`fusetune predict RUN INPUTS --out FILE`."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -39,12 +40,14 @@ def predict(
     if out.suffix not in (("",) if masks else (".csv", ".parquet")):
         expected = "a folder" if masks else "a file that ends in .csv or .parquet"
         raise UsageError(f"--out is '{out}'", expected, "Rename it.")
-    stack = ensemble.predict_members(
-        _inputs(ensemble, inputs), None if members else ensemble.fusion.members
-    )
-    write_prediction(out, ensemble.fusion(stack))
-    for name in stack.members if members else ():
-        write_prediction(out.with_name(f"{out.stem}.{name}{out.suffix}"), stack[name])
+    names = None if members else ensemble.fusion.members
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-", suffix=".tmp") as keep:
+        given = _inputs(ensemble, inputs)
+        stack = ensemble.predict_members(given, names, keep=Path(keep))
+        write_prediction(out, ensemble.fusion(stack))
+        for name in stack.members if members else ():
+            write_prediction(out.with_name(f"{out.stem}.{name}{out.suffix}"), stack[name])
     print(out)
 
 
