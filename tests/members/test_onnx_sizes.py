@@ -39,6 +39,11 @@ def test_sizes_within_the_network_are_scaled(tmp_path: Path, new: int) -> None:
             "it has the operation Resize, which may hold sizes",
         ),
         (
+            [helper.make_node("Slice", ["images", "a", "b", "axis"], ["out"], name="top")],
+            {"a": np.array([0]), "b": np.array([16]), "axis": np.array([2])},
+            "'top' cuts a part out",
+        ),
+        (
             [helper.make_node("Reshape", ["images", "shape"], ["out"], name="odd")],
             {"shape": np.array([3, 4, 8, 32])},  # the sides are divided unevenly
             r"'odd' reshapes to \[3, 4, 8, 32\]; expected preprocess.size 32, or a network",

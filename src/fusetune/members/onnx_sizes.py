@@ -2,8 +2,8 @@
 """An ONNX network for images of another size than it was exported for.
 
 A tracing exporter writes sizes into the file as numbers: of the input, and in `Reshape` operations
-that stand between convolutions (the channel shuffle of ShuffleNets). Both are scaled. Networks with
-other operations that may hold sizes are refused.
+that stand between convolutions (the channel shuffle of ShuffleNets). Both are scaled; slices of
+other axes may stay. Networks with other operations that may hold sizes are refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,9 @@ INDIFFERENT = """
     Add AveragePool BatchNormalization Cast Clip Concat Constant Conv ConvTranspose Div Elu
     Erf Exp Flatten Gather Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity
     LeakyRelu MatMul MaxPool Mul Pad Pow PRelu Relu Reshape Resize Sigmoid Softmax Softplus
-    ReduceMax ReduceMean Split Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze
+    ReduceMax ReduceMean Slice Split Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze
 """
-"""Operations that hold no size, but for `Reshape`, and for `Resize` to sizes instead of scales."""
+"""Operations that hold no size, but for `Reshape` and `Slice`, and `Resize` to sizes instead of scales."""
 SMALL = 64  # numbers of a constant that may be a shape
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -46,33 +46,53 @@ def with_size(content: bytes, old: int, new: int) -> bytes:
 
     model = onnx.load_model_from_string(content)
     graph = model.graph
-    constants = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
-    constants |= {
-        node.output[0]: onnx.numpy_helper.to_array(node.attribute[0].t)
-        for node in graph.node
-        if node.op_type == "Constant" and node.attribute[0].name == "value"
-    }
-    strange = sorted({node.op_type for node in graph.node} - set(INDIFFERENT.split()))
-    strange += ["Resize" for node in graph.node if node.op_type == "Resize" and len(node.input) > 3]
-    if strange:
-        raise _fixed(old, new, f"it has the operation {strange[0]}, which may hold sizes")
+    constants = _constants(graph)
+    if found := _may_hold_sizes(graph):
+        raise _fixed(old, new, f"it has the operation {found}, which may hold sizes")
     before = _shapes(_light(model))
     _open(graph, old, new)
     for number, node in enumerate(graph.node):
-        if node.op_type != "Reshape" or node.input[1] not in constants:
+        if node.op_type not in ("Reshape", "Slice"):
             continue
         after = _shapes(_light(model))
         source, target = node.input[0], node.output[0]
         if not {source, target} <= before.keys() or source not in after:
             raise _fixed(old, new, f"the shapes at '{node.name}' are not known")
-        shape = _scaled(before[source], after[source], before[target], new / old)
-        if shape is None:
-            raise _fixed(old, new, f"'{node.name}' reshapes to {list(before[target])}")
-        name = f"shape_{number}_for_{new}"
-        graph.initializer.append(onnx.numpy_helper.from_array(np.array(shape, np.int64), name))
-        node.input[1] = name
+        if node.op_type == "Slice":
+            axes = constants.get(node.input[3]) if len(node.input) > 3 else None
+            if axes is None or any(before[source][k] != after[source][k] for k in axes):
+                raise _fixed(old, new, f"'{node.name}' cuts a part out")
+        elif node.input[1] in constants:
+            shape = _scaled(before[source], after[source], before[target], new / old)
+            if shape is None:
+                raise _fixed(old, new, f"'{node.name}' reshapes to {list(before[target])}")
+            name = f"shape_{number}_for_{new}"
+            graph.initializer.append(onnx.numpy_helper.from_array(np.array(shape, np.int64), name))
+            node.input[1] = name
     model.metadata_props.add(key=EXPORTED, value=str(old))
     return model.SerializeToString()
+
+
+def _constants(graph: Any) -> dict[str, Any]:  # noqa: ANN401 - onnx is untyped
+    """Name → array of all that the file says in numbers."""
+    import onnx
+
+    given = {one.name: one for one in graph.initializer}
+    given |= {
+        node.output[0]: node.attribute[0].t
+        for node in graph.node
+        if node.op_type == "Constant" and node.attribute[0].name == "value"
+    }
+    return {name: onnx.numpy_helper.to_array(one) for name, one in given.items()}
+
+
+def _may_hold_sizes(graph: Any) -> str | None:  # noqa: ANN401
+    """Name of an operation that may hold sizes which are not looked after; None: there is none."""
+    known = set(INDIFFERENT.split())
+    for node in graph.node:
+        if node.op_type not in known or (node.op_type == "Resize" and len(node.input) > 3):
+            return str(node.op_type)
+    return None
 
 
 def _open(graph: Any, old: int, new: int) -> None:  # noqa: ANN401 - onnx is untyped
@@ -182,5 +202,5 @@ def _fixed(old: int, new: int, reason: str) -> InvalidValue:
     return InvalidValue(
         f"the network was exported for images of {old} pixels, and preprocess.size is {new}: {reason}",
         f"preprocess.size {old}, or a network whose size can be changed",
-        f"Leave preprocess.size out, or export the network for {new} pixels or with dynamic axes.",
+        f"Leave preprocess.size out, try a multiple of 32, or export it for {new} pixels or any size.",
     )
