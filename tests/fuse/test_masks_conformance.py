@@ -133,6 +133,20 @@ def test_a_member_that_calls_too_much_is_believed_less():
     assert right[1] > right[0] + 0.05
 
 
+def test_any_number_of_members_can_be_heard():
+    """A product of a thousand chances is no number of double precision."""
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 3, (20, 20))
+    said = [
+        np.where(random.random(truth.shape) < 0.4, truth, random.integers(0, 3, truth.shape))
+        for _ in range(1000)
+    ]
+    found = combinations(np.array(said, dtype=np.int16))
+    raters = rate(found, 3, max_rounds=20, tolerance=1e-7)
+    decided = raters.posterior_UC.argmax(axis=1)[found.which_HW]
+    np.testing.assert_array_equal(decided, truth)
+
+
 def test_bad_options_are_refused():
     with pytest.raises(InvalidValue, match="max_rounds is 0"):
         Staple(max_rounds=0)

@@ -18,7 +18,6 @@ from fusetune.predictions.kinds import Floats
 __all__ = ["Combinations", "Raters", "combinations", "posterior_of", "rate", "vote_counts"]
 
 Integers = npt.NDArray[np.int64]
-FLOOR = 1e-300  # a product of chances that underflows leaves its pixel to the prior
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,10 +133,19 @@ def _chances(labels_UM: Integers, expected_UC: Floats, num_classes: int) -> Floa
 
 
 def posterior_of(labels_UM: Integers, chances_MCC: Floats, prior_C: Floats) -> Floats:
-    """`(U, C)` probabilities of the true class; the prior, where no class could be said so."""
-    joint_UC = np.repeat(prior_C[None], len(labels_UM), axis=0)
-    for said_U, chances_CC in zip(labels_UM.T, chances_MCC, strict=True):
+    """`(U, C)` probabilities of the true class; the prior, where no class could be said so.
+
+    By logarithms: the product of some hundred chances is too small a number.
+    """
+    with np.errstate(divide="ignore"):
+        logs_MCC, prior_logs_C = np.log(chances_MCC), np.log(prior_C)
+    joint_UC = np.repeat(prior_logs_C[None], len(labels_UM), axis=0)
+    for said_U, logs_CC in zip(labels_UM.T, logs_MCC, strict=True):
         rows = np.flatnonzero(said_U >= 0)
-        joint_UC[rows] *= chances_CC.T[said_U[rows]]
-    sums_U1 = joint_UC.sum(axis=1, keepdims=True)
-    return np.where(sums_U1 > FLOOR, joint_UC / np.maximum(sums_U1, FLOOR), prior_C)
+        joint_UC[rows] += logs_CC.T[said_U[rows]]
+    most_U1 = joint_UC.max(axis=1, keepdims=True)
+    possible_U1 = np.isfinite(most_U1)
+    shares_UC = np.exp(joint_UC - np.where(possible_U1, most_U1, 0))
+    return np.where(
+        possible_U1, shares_UC / np.maximum(shares_UC.sum(axis=1, keepdims=True), 1), prior_C
+    )
