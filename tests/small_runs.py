@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small net fine-tuned on small images: what tests of the training loop share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,40 @@ def validation_loss(made: Member) -> float:
     """Of the validation rows, as a member predicts them."""
     outputs = Torch().outputs(made, SPLITS[1].images, lambda event: None)
     return Classification().scores(outputs, SPLITS[1].targets.labels_N)["loss"]
+
+
+def assert_goes_on(
+    finetune: Callable[..., tuple[Member, Any]],
+    work: Path,
+    settings: FineTune,
+    monkeypatch: pytest.MonkeyPatch,
+    events: int,
+) -> Any:
+    """A run that is stopped after so many events ends with the same bytes; the history of one in peace.
+
+    Args:
+        finetune: From a folder, settings and a listener to the member and its history.
+        work: A folder.
+        settings: Of the runs.
+        monkeypatch: Checkpoints are written after every step.
+        events: After so many events.
+    """
+    whole, history = finetune(work / "whole", settings)
+    monkeypatch.setattr("fusetune.finetune.pytorch.loop.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("fusetune.finetune.pytorch.loop.REPORT_SECONDS", 0.0)
+    seen: list[Mapping[str, Any]] = []
+
+    def stop(event: Mapping[str, Any]) -> None:
+        seen.append(event)
+        if len(seen) == events:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        finetune(work / "stopped", settings, stop)
+    resumed, again = finetune(work / "stopped", settings)
+    assert weights(resumed) == weights(whole)
+    assert untimed(again) == untimed(history)
+    return history
 
 
 def assert_resumes(

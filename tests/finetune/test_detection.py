@@ -2,7 +2,6 @@
 """The objective detection, and a small detector in the one fine-tuning loop."""
 
 import importlib.util
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from fusetune.members.sources.mini import Mini
 from fusetune.members.sources.mini_detection import MiniDetection
 from fusetune.metrics.coco_map import CocoMap
 from fusetune.predictions.detection.objects import Objects
-from small_runs import Stopped, untimed, weights
+from small_runs import assert_goes_on
 
 TRUTH = Objects(
     ["a", "b", "c"],
@@ -122,22 +121,8 @@ def test_a_stopped_run_ends_with_the_same_bytes(
 ) -> None:
     more = {"head_epochs": 1} if train == "head_then_full" else {}
     settings = replace(SETTINGS, train=train, **more)
-    whole, history = finetune(tmp_path / "whole", settings)
+    history = assert_goes_on(finetune, tmp_path, settings, monkeypatch, events=7)
     assert [set(one) >= {"validation_coco_map"} for one in history.epochs] == [True] * 3
-    monkeypatch.setattr("fusetune.finetune.pytorch.loop.CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("fusetune.finetune.pytorch.loop.REPORT_SECONDS", 0.0)
-    steps = []
-
-    def stop(event: Mapping[str, Any]) -> None:
-        steps.append(event)
-        if len(steps) == 7:  # within the second epoch
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        finetune(tmp_path / "stopped", settings, stop)
-    resumed, again = finetune(tmp_path / "stopped", settings)
-    assert weights(resumed) == weights(whole)
-    assert untimed(again) == untimed(history)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from fusetune.members.sources.mini import Mini
 from fusetune.members.sources.mini_segmentation import MiniSegmentation
 from fusetune.metrics.mean_iou import MeanIou
 from fusetune.predictions.segmentation.label_maps import LabelMaps
-from small_runs import Stopped, untimed, weights
+from small_runs import assert_goes_on
 
 CLASSES = ("ground", "disc", "bar")
 SETTINGS = FineTune(
@@ -219,22 +219,8 @@ def test_a_stopped_run_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: Mapping[str, Any]
 ) -> None:
     settings = replace(SETTINGS, **more)
-    whole, history = finetune(tmp_path / "whole", settings)
+    history = assert_goes_on(finetune, tmp_path, settings, monkeypatch, events=6)
     assert [set(one) >= {"validation_mean_iou"} for one in history.epochs] == [True] * 3
-    monkeypatch.setattr("fusetune.finetune.pytorch.loop.CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("fusetune.finetune.pytorch.loop.REPORT_SECONDS", 0.0)
-    steps = []
-
-    def stop(event: Mapping[str, Any]) -> None:
-        steps.append(event)
-        if len(steps) == 6:  # within the second epoch
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        finetune(tmp_path / "stopped", settings, stop)
-    resumed, again = finetune(tmp_path / "stopped", settings)
-    assert weights(resumed) == weights(whole)
-    assert untimed(again) == untimed(history)
 
 
 @pytest.mark.slow

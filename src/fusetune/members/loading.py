@@ -25,7 +25,14 @@ from fusetune.plugins import missing_extra
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Pretrained", "check_classes", "check_fields", "known_classes", "make_member"]
+__all__ = [
+    "Pretrained",
+    "check_backbone",
+    "check_classes",
+    "check_fields",
+    "known_classes",
+    "make_member",
+]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,6 +122,24 @@ def known_classes(source: Source, classes: Sequence[str]) -> tuple[tuple[str, ..
     if others := len(own) - len(kept):
         notes.append(f"{counted(others, 'class')} of its own left out: not the task's")
     return kept, notes
+
+
+def check_backbone(source: Source, backbone: Path | None) -> None:
+    """Refuse a file of a backbone's weights that is none, or that stands beside whole weights.
+
+    Raises:
+        InvalidValue: `weights` is given too.
+        WeightsError: The file cannot be one of weights.
+    """
+    if backbone is None:
+        return
+    if source.weights != "none":
+        raise InvalidValue(
+            f"'{source.member_name}' has weights and a backbone",
+            "one of them: the weights bring a backbone of their own",
+            "Write weights: none, or leave backbone out.",
+        )
+    check_weights(backbone)
 
 
 def make_member(

@@ -7,10 +7,10 @@ from typing import Literal, Self
 
 from fusetune.errors import InvalidValue, unknown_name
 from fusetune.members.heads import forked_seed
-from fusetune.members.loading import Pretrained, check_fields, make_member
+from fusetune.members.loading import Pretrained, check_backbone, check_fields, make_member
 from fusetune.members.member import Member, Preprocess, PreprocessOverride
 from fusetune.members.source import Source
-from fusetune.members.weights import check_weights, load_weights, read_weights
+from fusetune.members.weights import load_weights, read_weights
 
 __all__ = ["MiniSegmentation"]
 
@@ -72,14 +72,7 @@ class MiniSegmentation(Source):
                 f"at least {LEAST_SIZE} pixels",
                 f"Write preprocess: {{size: {SIZE}}}.",
             )
-        if self.backbone is not None:
-            if self.weights != "none":
-                raise InvalidValue(
-                    f"'{self.member_name}' has weights and a backbone",
-                    "one of them: the weights bring a backbone of their own",
-                    "Write weights: none, or leave backbone out.",
-                )
-            check_weights(self.backbone)
+        check_backbone(self, self.backbone)
 
     def load(self, classes: tuple[str, ...], *, pretrained: bool = True, seed: int = 0) -> Member:
         """Build the segmenter, and read its weights or its backbone's, if they are in a file."""

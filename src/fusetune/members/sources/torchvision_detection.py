@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from fusetune.errors import InvalidValue, unknown_name
 from fusetune.members.detectors import Detector, check_preprocess, make_detector
 from fusetune.members.heads import forked_seed
-from fusetune.members.loading import check_fields
+from fusetune.members.loading import check_backbone, check_fields
 from fusetune.members.member import Member, Preprocess, PreprocessOverride
 from fusetune.members.source import Source
 from fusetune.members.torchvision_files import fetched, torchvision_models
-from fusetune.members.weights import check_weights, load_weights, read_weights
+from fusetune.members.weights import load_weights, read_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -115,20 +115,13 @@ class TorchvisionDetection(Source):
                 f"a side of at least {least} pixels",
                 "Write preprocess: {size: 300}, or take another model.",
             )
-        if self.backbone is not None:
-            if self.weights != "none":
-                raise InvalidValue(
-                    f"'{self.member_name}' has weights and a backbone",
-                    "one of them: the weights bring a backbone of their own",
-                    "Write weights: none, or leave backbone out.",
-                )
-            if self.model.startswith("ssd"):
-                raise InvalidValue(
-                    f"'{self.member_name}' has a backbone, and those of SSDs are cut and extended",
-                    "a model with a feature pyramid",
-                    "Leave backbone out.",
-                )
-            check_weights(self.backbone)
+        check_backbone(self, self.backbone)
+        if self.backbone is not None and self.model.startswith("ssd"):
+            raise InvalidValue(
+                f"'{self.member_name}' has a backbone, and those of SSDs are cut and extended",
+                "a model with a feature pyramid",
+                "Leave backbone out.",
+            )
 
     def load(self, classes: tuple[str, ...], *, pretrained: bool = True, seed: int = 0) -> Member:
         """Build the model for these classes, read or download its weights."""

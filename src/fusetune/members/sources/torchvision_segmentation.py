@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fusetune.errors import InvalidValue, unknown_name
 from fusetune.members.heads import forked_seed
-from fusetune.members.loading import Pretrained, check_fields, make_member
+from fusetune.members.loading import Pretrained, check_backbone, check_fields, make_member
 from fusetune.members.member import Member, Preprocess, PreprocessOverride
 from fusetune.members.source import Source
 from fusetune.members.torchvision_files import fetched, torchvision_models
-from fusetune.members.weights import check_weights, load_weights, read_weights
+from fusetune.members.weights import load_weights, read_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,14 +81,7 @@ class TorchvisionSegmentation(Source):
                 "a model that has one",
                 "Leave auxiliary out.",
             )
-        if self.backbone is not None:
-            if self.weights != "none":
-                raise InvalidValue(
-                    f"'{self.member_name}' has weights and a backbone",
-                    "one of them: the weights bring a backbone of their own",
-                    "Write weights: none, or leave backbone out.",
-                )
-            check_weights(self.backbone)
+        check_backbone(self, self.backbone)
 
     def load(self, classes: tuple[str, ...], *, pretrained: bool = True, seed: int = 0) -> Member:
         """Build the model, read or download its weights."""
