@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from fusetune.data.datasets.boxes import Boxes
 from fusetune.errors import InvalidValue, UnknownName, WeightsError
+from fusetune.finetune.objectives.detection import Detection
+from fusetune.finetune.placing import predicted_pieces
 from fusetune.members.member import PreprocessOverride
 from fusetune.members.sources.onnx import Onnx
+from fusetune.metrics.coco_map50 import CocoMap50
+from fusetune.predictions.detection.objects import Objects
 from onnx_nets import color_classifier, saved, says_always, shuffling
 
 COLORS = ("red", "green", "blue")
@@ -212,3 +217,26 @@ def test_outputs_that_are_not_what_the_recipe_says_are_refused(tmp_path: Path) -
     kernel = {"kernel": np.zeros((3, 3, 9, 9), np.float32)}
     with pytest.raises(WeightsError, match=r"failed on 2 images of 8 pixels \(.*preprocess: {size"):
         classifier(saved(tmp_path / "narrow.onnx", narrow, kernel)).load(COLORS)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "least"), [(352, 0.27), (512, 0.27), (256, 0.22)])
+def test_a_published_detector_finds_what_is_on_photos(
+    data_folder: Path, size: int, least: float
+) -> None:
+    names = tuple((data_folder / "coco128" / "coco.names").read_text().split("\n"))[:80]
+    rows = Boxes(images=data_folder / "coco128", names=names).read_as(Objects)
+    source = Onnx(
+        model="fastestdet",
+        weights=data_folder / "weights" / "fastestdet_coco_352.onnx",
+        classes=names,
+        decoder="fastestdet",
+        preprocess=PreprocessOverride(size=size),
+    )
+    member = source.load(rows.classes)
+    (boxes,) = predicted_pieces(
+        member, rows.ids, (rows.images, rows.images), Detection(), lambda event: None
+    )
+    value = CocoMap50().value(CocoMap50().statistics(boxes, rows.truth))
+    assert least < value < 0.35
