@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recipe: one YAML file that says what to fine-tune and fuse, read into validated objects."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from fusetune.entries import (
     finetune_block,
     member_entries,
 )
-from fusetune.errors import RecipeError, unknown_name
+from fusetune.errors import InvalidValue, RecipeError, name_some, unknown_name
 from fusetune.evaluate.verdict import VerdictRule
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.settings import FineTune
@@ -98,6 +98,19 @@ class Fuse:
     calibrate_members: Calibrator[Any] | None = None
     member_calibrators: Mapping[str, Calibrator[Any]] = field(default_factory=dict)
 
+    def check_names(self, members: Iterable[str]) -> None:
+        """Refuse members that results could not tell from fusions.
+
+        Raises:
+            InvalidValue: One is called like a method that is fitted.
+        """
+        if taken := [name for name in members if name in self.methods]:
+            raise InvalidValue(
+                f"{name_some(taken)} is the name of a member and of a fusion method that is fitted",
+                "names that tell members from fusions",
+                "Rename the member's file, or give it another `name` in the recipe.",
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -128,6 +141,9 @@ class Recipe:
     verdict: VerdictRule = field(default_factory=VerdictRule)
     scout: Scout | None = None
     parallel: int | Literal["auto"] = 1
+
+    def __post_init__(self) -> None:
+        self.fuse.check_names(entry.name for entry in self.members)
 
     def for_rows(self, num: int) -> "Recipe":
         """The same, every member's number of epochs known.

@@ -161,6 +161,11 @@ RECIPES: dict[str, tuple[Callable[[Path], str], str, str]] = {
     ),
     "unknown model": (edited("mini:resnet", "mini:resent"), "resent", "Did you mean 'resnet'?"),
     "unknown source": (edited("mini:resnet", "minni:resnet"), "minni", "Did you mean 'mini'?"),
+    "member like a method": (
+        edited("  - mini:vgg", "  - {source: mini, model: vgg, name: mean}"),
+        "'mean' is the name of a member",
+        "Rename",
+    ),
     "unknown metric": (
         edited("metric: accuracy", "metric: acuracy"),
         "acuracy",

@@ -119,6 +119,20 @@ def test_files_whose_names_cannot_tell_members_apart(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_member_that_is_called_like_a_method_is_refused(tmp_path: Path) -> None:
+    """Else the fusion's interval would stand beside the member's score."""
+    paths, targets = pool(tmp_path / "pool")
+    mean = paths[0].with_name(f"mean{paths[0].suffix}")
+    paths[0].rename(mean)
+    arguments = ("fuse", mean, *paths[1:], "--targets", targets, "--out", tmp_path / "run")
+    done = fusetune(*arguments)
+    assert done.returncode == 2
+    assert "'mean' is the name of a member and of a fusion method" in " ".join(done.stderr.split())
+    assert not (tmp_path / "run").exists()
+    done = fusetune(*arguments, "--method", "vote", "--no-report")
+    assert done.returncode == 0, done.stderr
+
+
 def test_files_that_are_called_alike_have_the_names_of_their_folders(tmp_path: Path) -> None:
     """So that a run folder's predictions can be fused again."""
     paths, targets = pool(tmp_path / "pool")

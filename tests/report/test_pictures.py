@@ -11,13 +11,14 @@ from box_pools import SIDE, box_pool
 from fusetune.plugins import discover
 from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.detection.objects import Objects
+from fusetune.predictions.stack import Stack
 from fusetune.report.box_pictures import ASIDE, RIGHT, WRONG, read_box_pictures
 from fusetune.report.contents import gather
 from fusetune.report.html import render
 from fusetune.report.mask_pictures import read_mask_pictures
 from fusetune.report.section import Section
 from fusetune.stages.box_pictures import save_box_pictures
-from picture_runs import boxes_run, masks_run, picture
+from picture_runs import boxes_run, masks_run, picture, write_results
 
 NASTY = "<script>alert('1')</script>"
 
@@ -50,8 +51,6 @@ def one_row(boxes, scores, labels, classes=("cat", "dog")):
 
 
 def test_boxes_are_right_wrong_or_aside_and_truth_is_found_or_missed(tmp_path):
-    from fusetune.predictions.stack import Stack
-
     truth = Objects(
         ["a"],
         ("cat", "dog"),
@@ -94,12 +93,19 @@ def test_rows_are_those_of_gain_loss_and_disagreement(tmp_path):
 
 
 def test_equal_predictions_have_no_pictures(tmp_path):
-    from fusetune.predictions.stack import Stack
-
     pool, truth = box_pool(1, 5)
     stack = Stack.align({"one": pool.parts[0], "two": pool.parts[0]}, classes=pool.classes)
     save_box_pictures(tmp_path, stack, truth, ("fused", pool.parts[0]), "one", picture)
     assert read_box_pictures(tmp_path) is None
+
+
+def test_pictures_of_a_run_before_do_not_stay(tmp_path):
+    folder = boxes_run(tmp_path / "run")
+    assert read_box_pictures(folder) is not None
+    pool, truth = box_pool(1, 5)
+    stack = Stack.align({"one": pool.parts[0]}, classes=pool.classes)
+    save_box_pictures(folder, stack, truth, ("fused", pool.parts[0]), "one", picture)
+    assert read_box_pictures(folder) is None
 
 
 def test_names_in_pictures_are_only_text(tmp_path):
@@ -110,9 +116,6 @@ def test_names_in_pictures_are_only_text(tmp_path):
         f"{NASTY[:8]}{n}": dataclasses.replace(part, classes=names)
         for n, part in enumerate(pool.parts)
     }
-    from fusetune.predictions.stack import Stack
-    from picture_runs import write_results
-
     stack = Stack.align(parts, classes=names)
     write_results(tmp_path, "object_detection", "coco_map", parts, truth)
     chosen = (stack.members[1], stack.parts[1])
@@ -152,8 +155,6 @@ def test_few_objects_are_marked_and_gains_come_with_intervals(tmp_path):
 
 
 def test_a_chosen_member_gains_nothing_over_itself(tmp_path):
-    from picture_runs import write_results
-
     stack, truth = box_pool(2, 10)
     parts = dict(zip(stack.members, stack.parts, strict=True))
     folder = write_results(tmp_path, "object_detection", "coco_map", parts, truth)

@@ -43,6 +43,8 @@ def save_box_pictures(
 ) -> None:
     """Write `images/test/boxes.npz`: images with true boxes and those that members and fusion draw.
 
+    No file where members and fusion draw the same.
+
     Args:
         folder: The run folder.
         stack: Members' boxes of the judged rows.
@@ -63,9 +65,10 @@ def save_box_pictures(
         pixels = pixels_of(str(truth.ids[row]))
         pictures[f"picture{number}"] = small_picture(pixels)
         pictures[f"boxes{number}"] = _drawn_on(pixels, row, drawn, truth)
-    if not pictures:
-        return
     path = folder / BOXES
+    if not pictures:
+        path.unlink(missing_ok=True)  # of a run before
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(

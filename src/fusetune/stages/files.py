@@ -75,13 +75,16 @@ def fuse_settings(
         names: `auto`, `best` and methods.
         calibrate: Calibrator of the chosen fusion, or `none`.
         calibrate_members: Calibrator of every member, or `none`.
+
+    Raises:
+        InvalidValue: A member is called like a method, or a calibrator does not take the kind.
     """
     listed = [name for name in names if name not in ("auto", "best")]
     choosing = [name for name in names if name in ("auto", "best")]
     by_form = (
         {"labels": "confusion", "scores": "vector"} if pool.truth.kind is Probabilities else {}
     )
-    return Fuse(
+    fuse = Fuse(
         methods={name: find(FusionMethod, name)() for name in listed or _usual(pool, task)},
         choose=(choosing or (listed if len(listed) == 1 else ["auto"]))[0],
         calibrate=_calibrator(calibrate, pool),
@@ -92,6 +95,8 @@ def fuse_settings(
             if form.form in by_form
         },
     )
+    fuse.check_names(pool.stack.members)
+    return fuse
 
 
 def _usual(pool: Pool, task: Task) -> list[str]:
