@@ -115,13 +115,13 @@ class TorchvisionDetection(Source):
                 f"a side of at least {least} pixels",
                 "Write preprocess: {size: 300}, or take another model.",
             )
-        check_backbone(self, self.backbone)
         if self.backbone is not None and self.model.startswith("ssd"):
             raise InvalidValue(
                 f"'{self.member_name}' has a backbone, and those of SSDs are cut and extended",
                 "a model with a feature pyramid",
                 "Leave backbone out.",
             )
+        check_backbone(self, self.backbone)
 
     def load(self, classes: tuple[str, ...], *, pretrained: bool = True, seed: int = 0) -> Member:
         """Build the model for these classes, read or download its weights."""
