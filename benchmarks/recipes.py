@@ -32,6 +32,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "10 epochs, batches of 64, lr 3e-4": {"epochs": 10, "batch_size": 64, "lr": 3e-4},
     "20 epochs": {"epochs": 20},
     "40 epochs": {"epochs": 40},
+    "warmup 0.3": {"schedule": {"warmup": 0.3}},
     "one cycle": {"schedule": {"name": "one_cycle"}},
     "40 epochs, one cycle": {"epochs": 40, "schedule": {"name": "one_cycle"}},
     "lr 3e-3": {"lr": 3e-3},

@@ -146,6 +146,7 @@ def measured(recipe: Mapping[str, Any], seed: int, folder: Path) -> dict[str, An
     }
     return {
         "correlations": correlations,
+        "errors": errors_alike(run, probes, targets),
         "triples": triples(every, final, probes, targets, accuracy_of),
         "subsets": {name: accuracy_of(choose(every)) for name, choose in ways.items()},
         "pools": {
@@ -224,8 +225,8 @@ def loss_of(probes: Sequence[Probabilities], targets: Targets) -> float:
     return float(LogLoss().statistics(mean, targets)[:, 0].mean())
 
 
-def means_on_test(run: Any, names: Sequence[str]) -> Any:
-    """A function: subset → accuracy of the plain mean of its predictions on test."""
+def predicted_on_test(run: Any, names: Sequence[str]) -> tuple[dict[str, Any], Any]:
+    """Name → probabilities of the test rows, and their true classes."""
     import pyarrow.parquet
 
     folder = run.folder
@@ -234,13 +235,34 @@ def means_on_test(run: Any, names: Sequence[str]) -> Any:
     truth = dict(zip(*(targets[c].to_pylist() for c in ("id", "target")), strict=True))
     first = held[names[0]]
     labels_N = np.array([first.classes.index(truth[str(i)]) for i in first.ids])
+    return {name: one.probs_NC for name, one in held.items()}, labels_N
+
+
+def means_on_test(run: Any, names: Sequence[str]) -> Any:
+    """A function: subset → accuracy of the plain mean of its predictions on test."""
+    held, labels_N = predicted_on_test(run, names)
 
     @cache
     def accuracy(some: frozenset[str]) -> float:
-        mean_NC = sum(held[name].probs_NC for name in sorted(some))
+        mean_NC = sum(held[name] for name in sorted(some))
         return float((mean_NC.argmax(axis=1) == labels_N).mean())
 
     return lambda some: accuracy(frozenset(some))
+
+
+def errors_alike(run: Any, probes: Mapping[str, Probabilities], targets: Targets) -> float:
+    """Spearman's ρ, over all pairs, of how probes' errors correlate with how fine-tuned ones' do."""
+    held, labels_N = predicted_on_test(run, list(probes))
+    before = {name: probe.probs_NC.argmax(axis=1) for name, probe in probes.items()}
+    after = {name: probs_NC.argmax(axis=1) for name, probs_NC in held.items()}
+    alike = [
+        (
+            np.corrcoef(before[one] != targets.labels_N, before[other] != targets.labels_N)[0, 1],
+            np.corrcoef(after[one] != labels_N, after[other] != labels_N)[0, 1],
+        )
+        for one, other in itertools.combinations(probes, 2)
+    ]
+    return float(spearmanr(*zip(*alike, strict=True))[0])
 
 
 def top(pool: Sequence[str], values: Mapping[str, float]) -> list[str]:
@@ -262,6 +284,8 @@ def show(task: str, found: Sequence[Mapping[str, Any]]) -> None:
     for name in found[0]["triples"]:
         rho = statistics.mean(one["triples"][name] for one in found)
         print(f"| {name} | {rho:.2f} |")
+    per_seed = ", ".join(f"{one['errors']:.2f}" for one in found)
+    print(f"\nCorrelations of two candidates' errors, of probes and fine-tuned: ρ = {per_seed}.")
     pooled = f"test accuracy in pools of {POOL}"
     print(f"\n| mean of | test accuracy, % | per seed | {pooled} | per seed |")
     print("| --- | ---: | --- | ---: | --- |")

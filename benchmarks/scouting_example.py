@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from real_images import EXAMPLES
+from real_images import CIFAR10, EXAMPLES
 from scouting import MOST, means_on_test
 
 import fusetune
@@ -38,6 +38,8 @@ def main() -> None:
     os.chdir(EXAMPLES)  # where the example's own networks lie
     recipe = yaml.safe_load(Path("cifar10_scout.yaml").read_text(encoding="utf-8"))
     recipe["data"]["train"]["limit"] = options.rows
+    for part in ("train", "test"):
+        recipe["data"][part]["classes"] = CIFAR10
     recipe["data"]["test"]["path"] = first_rows(recipe["data"]["test"]["path"], options.test, work)
     proposed = fusetune.run(recipe, work / "run")
     some = [member["name"] for member in proposed.results["members"]]
