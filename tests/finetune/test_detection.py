@@ -71,8 +71,11 @@ def test_validation_figures_are_the_metric_of_the_prediction() -> None:
     ("settings", "message"),
     [
         ({"label_smoothing": 0.1}, "finetune.label_smoothing is 0.1, and the objective detection"),
-        ({"train": "probe"}, "finetune.train is probe, and a detector's head is no linear layer"),
-        ({"train": "lora"}, "finetune.train is lora, and a detector's head"),
+        (
+            {"train": "probe"},
+            "finetune.train is probe, and with the objective detection a head is no linear",
+        ),
+        ({"train": "lora"}, "finetune.train is lora, and with the objective detection"),
         ({"distill": Distill(teacher="a")}, "finetune.distill is "),
         ({"stop_by": "accuracy"}, "finetune.stop_by is accuracy; expected one of loss, coco_map"),
         (

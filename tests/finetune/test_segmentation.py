@@ -143,7 +143,10 @@ def test_validation_figures_are_the_metric_of_the_prediction() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"train": "probe"}, "finetune.train is probe, and a head for every pixel is no linear"),
+        (
+            {"train": "probe"},
+            "finetune.train is probe, and with the objective segmentation a head is no",
+        ),
         ({"sampling": "balanced"}, "finetune.sampling is balanced, and the objective segmentation"),
         ({"distill": Distill(teacher="a")}, "finetune.distill is "),
         ({"stop_by": "accuracy"}, "expected one of loss, mean_iou, pixel_accuracy"),

@@ -185,6 +185,8 @@ def test_segmentation_models_pytorch_brings_members(tmp_path: Path) -> None:
     assert loaded.head_kept and kept.files()
     for name, value in own.state_dict().items():
         torch.testing.assert_close(loaded.model.state_dict()[name], value)
+    with pytest.raises(InvalidValue, match="has encoder or arguments, and a folder that says both"):
+        replace(kept, encoder="resnet34").check()
     portable = kept.portable()
     assert (portable.model, portable.encoder, portable.weights) == ("unet", "resnet18", "none")
     rebuilt = portable.load(CLASSES, pretrained=False)

@@ -5,7 +5,7 @@ Shapes: N rows, C classes, B bytes of all files, H W pixels.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -15,6 +15,7 @@ from fusetune.errors import DataError, counted, name_some, unknown_name
 from fusetune.predictions.kinds import Array, Ids
 from fusetune.predictions.segmentation.label_maps import (
     IGNORED,
+    LabelMap,
     LabelMaps,
     Labels,
     class_counts,
@@ -23,10 +24,13 @@ from fusetune.predictions.segmentation.label_maps import (
 __all__ = [
     "ResizedLabels",
     "StoredLabels",
+    "chosen_classes",
     "encoded_maps",
     "in_memory",
-    "of_chosen_classes",
+    "of_shown_classes",
+    "places_of",
     "resized_maps",
+    "stored",
     "stored_maps",
 ]
 
@@ -34,7 +38,6 @@ DECODED = 8  # label maps that are kept decoded
 MOST_CLASSES = 255  # that one byte tells apart, beside ignored pixels
 
 Bytes = npt.NDArray[np.uint8]
-LabelMap = npt.NDArray[np.int16]
 
 
 class StoredLabels(Labels):
@@ -119,51 +122,69 @@ def encoded_maps(truth: LabelMaps) -> dict[str, Array]:
 
 def in_memory(truth: LabelMaps, classes: tuple[str, ...]) -> LabelMaps:
     """The same maps, stored, over other classes; pixels of a class that is not there are ignored."""
-    place = np.array(
-        [IGNORED, *(classes.index(n) if n in classes else IGNORED for n in truth.classes)],
-        dtype=np.int16,
-    )
-    files, counts = [], []
-    for one in truth.maps:
-        labels = place[one.read() + 1]
+    place = places_of(truth.classes, classes)
+    return stored(truth.ids, classes, (place[one.read() + 1] for one in truth.maps))
+
+
+def places_of(old: Sequence[str], new: Sequence[str]) -> LabelMap:
+    """By old position plus 1: new position, or that of ignored pixels."""
+    kept = [new.index(name) if name in new else IGNORED for name in old]
+    return np.array([IGNORED, *kept], dtype=np.int16)
+
+
+def stored(ids: Ids, classes: tuple[str, ...], maps: Iterable[LabelMap]) -> LabelMaps:
+    """Label maps from arrays `(H, W)`, of which one is held at a time."""
+    files, counts, sizes = [], [], []
+    for labels in maps:
         files.append(_encoded(labels))
         counts.append(class_counts(labels, len(classes)))
+        sizes.append(labels.shape)
     data = np.frombuffer(b"".join(files), dtype=np.uint8)
     offsets = np.cumsum([0, *map(len, files)], dtype=np.int64)
-    sizes_N2 = np.array([one.size for one in truth.maps], dtype=np.int64).reshape(-1, 2)
+    sizes_N2 = np.array(sizes, dtype=np.int64).reshape(-1, 2)
     counts_NC = np.array(counts, dtype=np.int64).reshape(-1, len(classes))
-    return stored_maps(truth.ids, classes, data, (offsets, sizes_N2, counts_NC))
+    return stored_maps(ids, classes, data, (offsets, sizes_N2, counts_NC))
 
 
-def of_chosen_classes(
-    truth: LabelMaps, chosen: Sequence[str] | None
-) -> tuple[LabelMaps, tuple[str, ...]]:
-    """The maps of the chosen classes that have any pixel, stored; and notes on what was left out.
+def chosen_classes(known: tuple[str, ...], chosen: Sequence[str] | None) -> tuple[str, ...]:
+    """The classes that count.
 
     Raises:
-        UnknownName: A chosen class that the label maps do not have.
-        DataError: No class is left, or more than one byte tells apart.
+        UnknownName: A chosen class that is not known.
+        DataError: More than one byte tells apart.
     """
     for name in chosen or ():
-        if name not in truth.classes:
-            raise unknown_name(
-                "class", name, truth.classes, where="in data.classes", error=DataError
-            )
-    pixels_C = truth.counts_NC.sum(axis=0)
-    wanted = truth.classes if chosen is None else tuple(chosen)
-    kept = tuple(name for name in wanted if pixels_C[truth.classes.index(name)])
-    if not 0 < len(kept) <= MOST_CLASSES:
+        if name not in known:
+            raise unknown_name("class", name, known, where="in data.classes", error=DataError)
+    wanted = known if chosen is None else tuple(chosen)
+    if len(wanted) > MOST_CLASSES:
         raise DataError(
-            f"the label maps show {counted(len(kept), 'class')}",
-            f"1 to {MOST_CLASSES}",
-            "Check which numbers stand for classes." if not kept else "Name those that count.",
+            f"there are {counted(len(wanted), 'class')}",
+            f"at most {MOST_CLASSES}",
+            "Name those that count in data.classes.",
         )
-    notes = []
-    if empty := [name for name in wanted if name not in kept]:
-        notes.append(f"{counted(len(empty), 'class')} without a pixel left out: {name_some(empty)}")
-    if others := [name for name in truth.classes if name not in wanted]:
-        notes.append(f"pixels of {name_some(others)} are ignored")
-    return in_memory(truth, kept), tuple(notes)
+    return wanted
+
+
+def of_shown_classes(truth: LabelMaps) -> tuple[LabelMaps, tuple[str, ...]]:
+    """The maps over the classes that have any pixel, and a note on those that have none.
+
+    Raises:
+        DataError: None has.
+    """
+    pixels_C = truth.counts_NC.sum(axis=0)
+    kept = tuple(n for n, pixels in zip(truth.classes, pixels_C, strict=True) if pixels)
+    if not kept:
+        raise DataError(
+            "the label maps show 0 classes",
+            "pixels that have one",
+            "Check which numbers stand for classes.",
+        )
+    empty = [name for name in truth.classes if name not in kept]
+    if not empty:
+        return truth, ()
+    note = f"{counted(len(empty), 'class')} without a pixel left out: {name_some(empty)}"
+    return in_memory(truth, kept), (note,)
 
 
 def _encoded(labels_HW: LabelMap) -> bytes:

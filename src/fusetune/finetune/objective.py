@@ -32,6 +32,8 @@ class Objective(abc.ABC, Generic[K]):
     """Names of what `scores` gives; of all but `loss`, higher is better."""
     softens: ClassVar[bool] = True
     """Whether a teacher's outputs can be softened by a temperature."""
+    trains: ClassVar[tuple[str, ...]] = ()
+    """Ways to train, where its models' heads are no linear layers; none: all of them."""
     unused: ClassVar[tuple[str, ...]] = ()
     """Keys of `finetune:` that mean nothing here: they have to stay at their defaults."""
     unused_augmentation: ClassVar[tuple[str, ...]] = ("crop",)
@@ -57,6 +59,13 @@ class Objective(abc.ABC, Generic[K]):
                 f"finetune.stop_by is {settings.stop_by}",
                 f"one of {', '.join(self.figures)} with the objective {self.name}",
                 "Change it, or leave it out for the default.",
+            )
+        if self.trains and settings.train not in self.trains:
+            raise InvalidValue(
+                f"finetune.train is {settings.train}, and with the objective {self.name} a head is no "
+                "linear layer",
+                f"one of {', '.join(self.trains)}",
+                "Change it, or leave it out for full.",
             )
         if settings.distill and not self.softens and settings.distill.temperature != 2:
             raise InvalidValue(

@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images with label maps: a class for every pixel."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 from fusetune.data.dataset import Dataset, Rows, check_path
 from fusetune.data.image_sizes import image_sizes
 from fusetune.data.inputs import FileImages
-from fusetune.data.label_truth import of_chosen_classes
+from fusetune.data.label_truth import chosen_classes, of_shown_classes, places_of, stored
 from fusetune.data.listing import listed_images
 from fusetune.errors import DataError, InvalidValue, PredictionError, counted, name_some
 from fusetune.predictions.kinds import Array, as_ids
 from fusetune.predictions.segmentation.files import FileLabels, Legend, mask_paths, read_legend
-from fusetune.predictions.segmentation.label_maps import LabelMaps, class_counts
+from fusetune.predictions.segmentation.label_maps import LabelMap, LabelMaps
 from fusetune.predictions.targets import GroundTruth
 
 __all__ = ["Masks"]
@@ -91,11 +90,14 @@ class Masks(Dataset):
         paths, notes = self._pairs(images, found)
         files = FileImages(tuple(image for image, _ in paths.values()))
         sizes_N2 = image_sizes(files)
-        maps = self._maps([mask for _, mask in paths.values()], legend, sizes_N2)
-        counts = [class_counts(one.read(), len(legend.classes)) for one in maps]
-        read = LabelMaps(as_ids(list(paths)), legend.classes, maps, np.array(counts))
-        stored, more = of_chosen_classes(read, self.classes)
-        return Rows(stored.ids, files, classes=stored.classes, truth=stored, notes=(*notes, *more))
+        wanted = chosen_classes(legend.classes, self.classes)
+        maps = _read_maps([mask for _, mask in paths.values()], legend, sizes_N2)
+        place = places_of(legend.classes, wanted)
+        known = stored(as_ids(list(paths)), wanted, (place[labels + 1] for labels in maps))
+        shown, more = of_shown_classes(known)
+        if others := [name for name in legend.classes if name not in wanted]:
+            more = (*more, f"pixels of {name_some(others)} are ignored")
+        return Rows(shown.ids, files, classes=shown.classes, truth=shown, notes=(*notes, *more))
 
     def _paths(self) -> tuple[Path, Path]:
         return check_path(self.images, "data.images"), check_path(self.masks, "data.masks")
@@ -134,24 +136,22 @@ class Masks(Dataset):
         note = f"{counted(left_out, 'image')} or label maps without the other left out"
         return pairs, (note,) * bool(left_out)
 
-    def _maps(self, paths: list[Path], legend: Legend, sizes_N2: Array) -> tuple[FileLabels, ...]:
-        """Label maps that were read once, of their images' sizes."""
-        maps = []
-        for path, (width, height) in zip(paths, sizes_N2.astype(int).tolist(), strict=True):
-            try:
-                one = FileLabels(path, legend)
-                one.read()
-            except PredictionError as error:
-                raise _of_data(error) from error
-            if one.size != (height, width):
-                raise DataError(
-                    f"the label map '{path}' is of {one.size[1]} by {one.size[0]} pixels, and its "
-                    f"image of {width} by {height}",
-                    "label maps of their images' sizes",
-                    "Give the images that were labeled, not resized or turned ones.",
-                )
-            maps.append(one)
-        return tuple(maps)
+
+def _read_maps(paths: list[Path], legend: Legend, sizes_N2: Array) -> Iterator[LabelMap]:
+    """Label maps one after the other, each of its image's size."""
+    for path, (width, height) in zip(paths, sizes_N2.astype(int).tolist(), strict=True):
+        try:
+            labels = FileLabels(path, legend).read()
+        except PredictionError as error:
+            raise _of_data(error) from error
+        if labels.shape != (height, width):
+            raise DataError(
+                f"the label map '{path}' is of {labels.shape[1]} by {labels.shape[0]} pixels, and its "
+                f"image of {width} by {height}",
+                "label maps of their images' sizes",
+                "Give the images that were labeled, not resized or turned ones.",
+            )
+        yield labels
 
 
 def _images(folder: Path) -> dict[str, Path]:

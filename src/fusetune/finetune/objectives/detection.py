@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fusetune.errors import InvalidValue
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.settings import Augmentation, FineTune
 from fusetune.members.member import Gives
@@ -27,7 +26,6 @@ __all__ = ["Detection"]
 Tensor = Any
 
 LABEL = 4
-TRAINS = ("full", "head", "head_then_full", "gradual")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +38,7 @@ class Detection(Objective[Boxes]):
     and ignored objects are not shown.
     """
 
+    trains: ClassVar[tuple[str, ...]] = ("full", "head", "head_then_full", "gradual")
     figures: ClassVar[tuple[str, ...]] = ("loss", "coco_map")
     unused: ClassVar[tuple[str, ...]] = (
         "label_smoothing",
@@ -52,21 +51,15 @@ class Detection(Objective[Boxes]):
     takes: ClassVar[Gives] = "detections"
 
     def check(self, settings: FineTune) -> None:
-        """As every objective; and refuse ways to train that need one linear layer.
+        """As every objective; and refuse to start without what average precision is computed by.
 
         Raises:
             InvalidValue: Names the key.
-            MissingExtra: numba, which average precision is computed by, is not installed.
+            MissingExtra: numba is not installed.
         """
         if importlib.util.find_spec("numba") is None:
             raise missing_extra("numba", "detection")
         super().check(settings)
-        if settings.train not in TRAINS:
-            raise InvalidValue(
-                f"finetune.train is {settings.train}, and a detector's head is no linear layer",
-                f"one of {', '.join(TRAINS)}",
-                "Change it, or leave it out for full.",
-            )
 
     def collate(self, targets: Objects, rows: Array) -> Array:
         """`(B, K, 6)` left, top, right, bottom as shares of the image, class or -1, whether ignored."""

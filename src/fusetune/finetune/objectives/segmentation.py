@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fusetune.errors import InvalidValue
 from fusetune.finetune.auxiliary import AUXILIARY_WEIGHT, with_auxiliary
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.settings import Augmentation, FineTune
@@ -23,7 +22,6 @@ __all__ = ["Segmentation"]
 
 Tensor = Any
 
-TRAINS = ("full", "head", "head_then_full", "gradual", "lora")
 SMOOTH = 1.0
 """Pixels added above and below in the Dice loss, so that absent classes divide nothing by nothing."""
 MOST_CLASSES = 127  # that labels of one byte tell apart
@@ -49,25 +47,12 @@ class Segmentation(Objective[Masks]):
     dice_weight: float = 1.0
     auxiliary_weight: float = AUXILIARY_WEIGHT
 
+    trains: ClassVar[tuple[str, ...]] = ("full", "head", "head_then_full", "gradual", "lora")
     figures: ClassVar[tuple[str, ...]] = ("loss", "mean_iou", "pixel_accuracy")
     unused: ClassVar[tuple[str, ...]] = ("sampling", "distill")
     unused_augmentation: ClassVar[tuple[str, ...]] = ("rand_augment", "mixup", "cutmix")
     takes: ClassVar[Gives] = "maps"
     digests: ClassVar[bool] = True
-
-    def check(self, settings: FineTune) -> None:
-        """As every objective; and refuse ways to train that need one linear layer.
-
-        Raises:
-            InvalidValue: Names the key.
-        """
-        super().check(settings)
-        if settings.train not in TRAINS:
-            raise InvalidValue(
-                f"finetune.train is {settings.train}, and a head for every pixel is no linear layer",
-                f"one of {', '.join(TRAINS)}",
-                "Change it, or leave it out for full.",
-            )
 
     def collate(self, targets: LabelMaps, rows: Array) -> Array:
         """`(B, H, W)` positions of classes, -1 for ignored pixels; of label maps of one size."""

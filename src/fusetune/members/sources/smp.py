@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Smp"]
 
-SIZE, MULTIPLE = 256, 32
+ENCODER, SIZE, MULTIPLE = "resnet34", 256, 32
 IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 GIVEN_ELSEWHERE = ("_model_class", "classes", "encoder_name", "encoder_weights", "in_channels")
 
@@ -32,11 +32,12 @@ class Smp(Source):
 
     `weights: default` are those of the encoder on ImageNet, downloaded once into the hub's cache; the
     decoder is new. A folder that `save_pretrained` wrote (`config.json`, `model.safetensors`) says
-    the architecture itself; `model` is then only a name. Images are resized to a square of 256
+    the architecture itself: `model` is then only a name, `encoder` and `arguments` are refused. Images are resized to a square of 256
     pixels, normalized with ImageNet's mean and deviation, unless `preprocess` says otherwise.
 
     Args:
-        encoder: Name of the encoder: `resnet34`, `mobilenet_v2`, `tu-convnext_tiny`, ...
+        encoder: Name of the encoder: `mobilenet_v2`, `tu-convnext_tiny`, ...; null: `resnet34`, the
+            library's default, or the folder's.
         arguments: Other arguments of `create_model`, by name.
 
     Example:
@@ -44,7 +45,7 @@ class Smp(Source):
         'smp-unet'
     """
 
-    encoder: str = "resnet34"
+    encoder: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def files(self) -> tuple[Path, ...]:
@@ -73,6 +74,12 @@ class Smp(Source):
             raise missing_extra(str(error.name), "smp") from None
         check_fields(self, folders=True)
         config = self._config()
+        if config and (self.encoder is not None or self.arguments):
+            raise InvalidValue(
+                f"'{self.member_name}' has encoder or arguments, and a folder that says both",
+                "one of them",
+                "Leave encoder and arguments out, or give the weights' file instead of the folder.",
+            )
         model = str(config["_model_class"]).lower() if config else self.model
         if model not in (known := sorted(smp.MODEL_ARCHITECTURES_MAPPING)):
             raise unknown_name("architecture of segmentation-models-pytorch", model, known)
@@ -105,11 +112,12 @@ class Smp(Source):
         import segmentation_models_pytorch as smp
 
         source = self.portable()
+        encoder = source.encoder or ENCODER
         encoder_weights = "imagenet" if fetches and self.weights == "default" else None
         try:
             return smp.create_model(
                 source.model,
-                source.encoder,
+                encoder,
                 encoder_weights,
                 classes=num_classes,
                 **source.arguments,
@@ -117,7 +125,7 @@ class Smp(Source):
         except Exception as error:  # an unknown encoder, wrong arguments, no network
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise WeightsError(
-                f"'{self.member_name}' cannot be built with the encoder '{source.encoder}' ({reason})",
+                f"'{self.member_name}' cannot be built with the encoder '{encoder}' ({reason})",
                 "an encoder and arguments that segmentation-models-pytorch knows, and its weights",
                 "Correct encoder or arguments; without network, write weights: none or a file.",
             ) from error

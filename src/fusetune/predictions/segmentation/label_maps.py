@@ -15,7 +15,7 @@ from fusetune.predictions.kinds import Array, Floats, Ids, as_ids
 from fusetune.predictions.segmentation.masks import Mask, Places, Size, begins
 from fusetune.predictions.targets import GroundTruth
 
-__all__ = ["IGNORED", "ArrayLabels", "LabelMaps", "LabelMask", "Labels", "class_counts"]
+__all__ = ["IGNORED", "ArrayLabels", "LabelMap", "LabelMaps", "LabelMask", "Labels", "class_counts"]
 
 IGNORED = -1
 """Pixels of no class: the truth does not judge them, a member does not vote on them."""
