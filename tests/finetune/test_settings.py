@@ -27,7 +27,7 @@ def test_epochs_take_the_usual_number_of_steps_within_bounds(
 
 def test_given_epochs_are_kept_and_open_ones_bound_what_hangs_on_them() -> None:
     given = FineTune(epochs=3)
-    assert given.for_rows(5) is given
+    assert given.for_rows(5) == FineTune(epochs=3, ema=0.98)
     assert FineTune(train="head_then_full", head_epochs=9).for_rows(9999).num_epochs == 10
     with pytest.raises(InvalidValue, match=r"head_epochs is 10; expected .* below epochs \(10\)"):
         FineTune(train="head_then_full", head_epochs=10)

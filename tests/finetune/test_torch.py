@@ -49,7 +49,8 @@ def test_it_learns_and_keeps_the_best_epoch(tmp_path: Path) -> None:
 
 def test_a_fixed_epoch_is_kept_whatever_the_validation_rows_say(tmp_path: Path) -> None:
     """As it is in a whole run then: rates are scheduled for all epochs."""
-    settings = replace(SETTINGS, optimizer=Optimizer(name="sgd", lr=2.0))  # soon too sure
+    rate = Optimizer(name="sgd", lr=2.0)  # soon too sure
+    settings = replace(SETTINGS, optimizer=rate, ema=0)
     whole, seen = member(), dict[int, dict[str, bytes]]()
 
     def listen(event: Mapping[str, Any]) -> None:

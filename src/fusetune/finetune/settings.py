@@ -10,7 +10,7 @@ from fusetune.errors import InvalidValue
 
 __all__ = ["Augmentation", "Distill", "FineTune", "Lora", "Optimizer", "Schedule"]
 
-USUAL_STEPS, LEAST_EPOCHS, MOST_EPOCHS = 400, 10, 40
+USUAL_STEPS, LEAST_EPOCHS, MOST_EPOCHS, USUAL_EMA = 400, 10, 40, 0.98
 """Of a fine-tuning where the recipe does not say: chosen on four tasks, docs/results/recipes.md."""
 
 CYCLE_START, CYCLE_END = 1 / 25, 1 / 250_000
@@ -285,7 +285,8 @@ class FineTune:
             loss notices more than right and wrong, which is what fusing probabilities needs;
             accuracy may go on rising while the loss does (Guo et al. 2017).
         ema: Decay per step of an exponential moving average of the weights, which is validated and
-            kept in their place (Tarvainen & Valpola 2017 took 0.99 to 0.999); 0: no.
+            kept in their place (Tarvainen & Valpola 2017 took 0.99 to 0.999); 0: no; None: 0.98,
+            the mean of about 50 steps (docs/results/recipes.md), or 0 with `swa`.
         swa: Share of the epochs, the last ones, whose weights are averaged evenly, which is
             validated and kept in their place (Izmailov et al. 2018 took 0.25, at a learning rate
             that does not fall to 0: schedule `constant`); 0: no.
@@ -319,7 +320,7 @@ class FineTune:
     clip_norm: float | None = 1.0
     patience: int | None = None
     stop_by: str = "loss"
-    ema: float = 0.0
+    ema: float | None = None
     swa: float = 0.0
     snapshots: int = 1
     distill: Distill | None = None
@@ -360,28 +361,35 @@ class FineTune:
             self.patience is None or self.patience >= 1,
             "at least 1, or null",
         )
-        _check("ema", self.ema, 0 <= self.ema < 1, "a number in [0, 1)")
+        _check("ema", self.ema, 0 <= self.ema_decay < 1, "a number in [0, 1), or null")
         _check("swa", self.swa, 0 <= self.swa < 1, "a share in [0, 1)")
         one = not (self.ema and self.swa)
         _check("swa", self.swa, one, f"0 with ema: {self.ema}; weights are averaged in one way")
         _check_cycles(self)
 
     def for_rows(self, num: int) -> Self:
-        """The same, the number of epochs known.
+        """The same, the number of epochs and how weights are averaged known.
 
         Args:
             num: Of train rows.
         """
-        if self.epochs is not None:
-            return self
         needed = math.ceil(USUAL_STEPS * self.batch_size / max(1, num))
-        return replace(self, epochs=min(max(needed, LEAST_EPOCHS), MOST_EPOCHS))
+        usual = min(max(needed, LEAST_EPOCHS), MOST_EPOCHS)
+        epochs = usual if self.epochs is None else self.epochs
+        return replace(self, epochs=epochs, ema=self.ema_decay)
 
     @property
     def num_epochs(self) -> int:
         """Passes over the train rows; `for_rows` has to have been asked."""
         assert self.epochs is not None
         return self.epochs
+
+    @property
+    def ema_decay(self) -> float:
+        """Per step; 0: weights are not averaged so."""
+        if self.ema is not None:
+            return self.ema
+        return 0.0 if self.swa else USUAL_EMA
 
     @property
     def least_epochs(self) -> int:

@@ -132,7 +132,7 @@ class Context:
         taught = {} if lesson is None else {"lesson": lesson}
         more = {} if self.only_epochs is None else {"epochs": self.only_epochs}
         more |= identity(self, entry, FITTED)
-        return self.step(f"finetune-{entry.run}", {**inputs, **shared, **taught, **more})
+        return self.step(f"finetune-{entry.run}", {**inputs, **shared, **taught, **more}, version=2)
 
     def soup_step(self, entry: MemberEntry, members: Sequence[Mapping[str, str]]) -> Step:
         """The step that averages members' weights; the holdout chooses what is to be chosen.

@@ -16,16 +16,19 @@ from fusetune.finetune.settings import FineTune
 
 __all__ = ["Averages"]
 
+EVERY = 4
+"""Steps from one look at the weights to the next; torchvision's references take 32."""
+
 
 class Averages:
     """Running means of a model's weights and batch statistics; none unless the settings ask.
 
-    With `ema` they follow every step by `a += (1 - d) * (w - a)`, where d is the smaller of `ema`
-    and `(1 + steps) / (10 + steps)`, so that short runs do not stay where they began. With `swa`
-    they are the mean over the ends of the last epochs; before these there is no average.
+    With `ema` they approach the weights, `a += (1 - d**s) * (w - a)` after every s = 4 steps and at
+    the end of an epoch, where d is the smaller of the decay and `(1 + steps) / (10 + steps)`, so
+    that short runs do not stay where they began. With `swa` they are the mean over the ends of the
+    last epochs; before these there is no average. What is frozen is its own mean, and costs nothing.
 
     Args:
-        model: On its device.
         settings: `ema`, `swa` and `epochs` count.
 
     Reference:
@@ -36,23 +39,39 @@ class Averages:
         rows; here these are averaged like weights.
     """
 
-    def __init__(self, model: nn.Module, settings: FineTune) -> None:
-        self.decay = settings.ema
+    def __init__(self, settings: FineTune) -> None:
+        self.decay = settings.ema_decay
         self.swa_from = int(settings.num_epochs * (1 - settings.swa)) if settings.swa else None
-        self.count = 0
-        on = bool(self.decay or self.swa_from is not None)
-        self.followed = list(followed(model)) if on else []
-        self.means = [tensor.detach().clone() for tensor in self.followed]
+        self.means = dict[str, Tensor]()
+        self.followed: list[tuple[Tensor, Tensor]] = []
+        self.count, self.steps = 0, 0
+
+    def follow(self, model: nn.Module) -> None:
+        """Follow from here on what the model trains now, and what it trained before.
+
+        Args:
+            model: On its device, what it trains in training mode; it trains no less than before.
+        """
+        if self.decay or self.swa_from is not None:
+            tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+            for name in _trained(model):
+                if name not in self.means:
+                    self.means[name] = tensors[name].detach().clone()
+            for name, mean in self.means.items():  # a checkpoint's are on the host
+                self.means[name] = mean.to(tensors[name].device)
+            self.followed = [(mean, tensors[name]) for name, mean in self.means.items()]
 
     def after_step(self) -> None:
-        """Follow the weights of one more step."""
+        """Count one more step of the weights."""
         if self.decay:
-            self.count += 1
-            decay = min(self.decay, (1 + self.count) / (10 + self.count))
-            self._approach(1 - decay)
+            self.steps += 1
+            if self.steps == EVERY:
+                self._decay()
 
     def after_epoch(self, epoch: int) -> None:
         """Take in the weights at the end of an epoch, counted from 0."""
+        if self.steps:
+            self._decay()
         if self.swa_from is not None and epoch >= self.swa_from:
             self.count += 1
             self._approach(1 / self.count)
@@ -63,35 +82,48 @@ class Averages:
         if not self.count:
             yield
             return
-        own = [tensor.detach().clone() for tensor in self.followed]
-        self._put(self.means)
+        means, weights = self._pairs()
+        own = [tensor.detach().clone() for tensor in weights]
+        _put(means, weights)
         try:
             yield
         finally:
-            self._put(own)
+            _put(own, weights)
+
+    def _decay(self) -> None:
+        """Take in the weights after some steps without."""
+        self.count += self.steps
+        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        self._approach(1 - decay**self.steps)
+        self.steps = 0
 
     def _approach(self, share: float) -> None:
         with torch.no_grad():
-            torch._foreach_lerp_(self.means, self.followed, share)
+            torch._foreach_lerp_(*self._pairs(), share)
 
-    def _put(self, values: list[Tensor]) -> None:
-        with torch.no_grad():
-            torch._foreach_copy_(self.followed, values)
+    def _pairs(self) -> tuple[list[Tensor], list[Tensor]]:
+        return [mean for mean, _ in self.followed], [weight for _, weight in self.followed]
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages and how many steps or epochs they hold."""
-        return {"means": self.means, "count": self.count}
+        """The averages and what they hold."""
+        return {"means": self.means, "count": self.count, "steps": self.steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state."""
-        self.count = state_dict["count"]
-        for mean, value in zip(self.means, state_dict["means"], strict=True):
-            mean.copy_(value)
+        self.means = state_dict["means"]
+        self.count, self.steps = state_dict["count"], state_dict["steps"]
 
 
-def followed(model: nn.Module) -> Iterator[Tensor]:
-    """Weights, and buffers that have a mean: not counters, nor masks of infinities."""
-    yield from (p for p in model.parameters() if p.is_floating_point())
-    for buffer in model.buffers():
-        if buffer.is_floating_point() and bool(buffer.isfinite().all()):
-            yield buffer
+def _put(values: list[Tensor], into: list[Tensor]) -> None:
+    with torch.no_grad():
+        torch._foreach_copy_(into, values)
+
+
+def _trained(model: nn.Module) -> Iterator[str]:
+    """Names of weights, and of buffers that have a mean: not counters, nor masks of infinities."""
+    yield from (name for name, weight in model.named_parameters() if weight.requires_grad)
+    for prefix, module in model.named_modules():
+        if module.training:
+            for name, buffer in module.named_buffers(prefix, recurse=False):
+                if buffer.is_floating_point() and bool(buffer.isfinite().all()):
+                    yield name

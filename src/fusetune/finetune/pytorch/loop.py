@@ -86,7 +86,7 @@ class Training:
         groups = parameter_groups(member, plan.settings)
         self.optimizer = build_optimizer(groups, plan.settings.optimizer, device)
         self.default_lr = default_lr(self.model, plan.settings.optimizer)
-        self.averages = Averages(self.model, plan.settings)
+        self.averages = Averages(plan.settings)
         self.state = State(precision=chosen_precision(plan.settings, self.model, device))
         self.checkpoints = Checkpoints()
 
@@ -175,6 +175,7 @@ class Training:
         if set_trained(self.member, settings, state.epoch) or before is not self.trainee:
             self.record_anew()
             self.stopwatch.forget_validating()
+        self.averages.follow(self.model)
         if settings.head_epochs:
             begin_momentum(self.optimizer)
         self.draws.copy_(self.epoch_draws(state.epoch))
