@@ -44,7 +44,7 @@ from fusetune.finetune.pytorch.optimizer import (
     set_trained,
 )
 from fusetune.finetune.pytorch.precision import autocast, chosen_precision, memory_format
-from fusetune.finetune.pytorch.progress import progress
+from fusetune.finetune.pytorch.progress import epoch_record, progress
 from fusetune.finetune.pytorch.random import seed_dropout
 from fusetune.finetune.pytorch.trainees import Trainees
 from fusetune.finetune.randomness import Keys, mixed_seed, row_keys
@@ -308,13 +308,7 @@ class Training:
         figures = self.objective.scores(outputs, self.validation_targets)
         state.epoch += 1
         state.seconds += state.epoch_seconds
-        record = {
-            "epoch": state.epoch,
-            "lr": float(self.optimizer.param_groups[0]["lr"]),
-            "train_loss": state.loss_sum / state.rows,
-            **{f"validation_{name}": value for name, value in figures.items()},
-            "images_per_second": state.rows / max(state.epoch_seconds, 1e-9),
-        }
+        record = epoch_record(state, self.optimizer.param_groups[0]["lr"], figures)
         state.epochs.append(record)
         lower_loss, by = -figures["loss"], self.settings.stop_by
         goodness = (lower_loss if by == "loss" else figures[by], lower_loss)

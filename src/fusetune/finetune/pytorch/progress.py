@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a training run tells of itself while it is under way."""
 
+from collections.abc import Mapping
 from typing import Any
+
+from torch import Tensor
 
 from fusetune.finetune.pytorch.checkpoint import State
 
-__all__ = ["progress"]
+__all__ = ["epoch_record", "progress"]
 
 
 def progress(state: State, num_epochs: int, num_rows: int, steps: int) -> dict[str, Any]:
@@ -30,4 +33,23 @@ def progress(state: State, num_epochs: int, num_rows: int, steps: int) -> dict[s
         "validation_accuracy": accuracy,
         "images_per_second": rate,
         "seconds_left": left / rate,
+    }
+
+
+def epoch_record(
+    state: State, lr: float | Tensor, figures: Mapping[str, float]
+) -> dict[str, float]:
+    """An epoch's line of the history.
+
+    Args:
+        state: At the epoch's end, the epoch counted.
+        lr: Of the last step, the head's.
+        figures: Of the validation rows, by name.
+    """
+    return {
+        "epoch": state.epoch,
+        "lr": float(lr),
+        "train_loss": state.loss_sum / state.rows,
+        **{f"validation_{name}": value for name, value in figures.items()},
+        "images_per_second": state.rows / max(state.epoch_seconds, 1e-9),
     }
