@@ -115,7 +115,8 @@ class MiniDetector(nn.Module):
             for layer in (self.classify, self.locate)
         )
         height, width = features.shape[2:]
-        sides = images.new_tensor([images.shape[3], images.shape[2]])
+        sides = images.new_full((4,), images.shape[3])
+        sides[1::2] = images.shape[2]  # filled: recorded steps copy nothing from the host
         ys, xs = torch.meshgrid(
             torch.arange(height, device=images.device),
             torch.arange(width, device=images.device),
@@ -126,8 +127,8 @@ class MiniDetector(nn.Module):
         boxes = torch.cat([points_P2 - edges[..., :2], points_P2 + edges[..., 2:]], dim=-1)
         objects = train_objects(images, objects, training=self.training)
         if objects is None:
-            return detections(classes, places[..., 4], boxes / sides.repeat(2))
-        corners = objects[..., :4] * sides.repeat(2)
+            return detections(classes, places[..., 4], boxes / sides)
+        corners = objects[..., :4] * sides
         there = (objects[..., 4] >= 0) & (objects[..., 5] == 0)
         return losses(
             (classes, places[..., 4], boxes), points_P2, (corners, objects[..., 4], there)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the objects of augmented images are: what `augment` does to pixels, done to boxes.
 
+Nothing here waits for the device, or copies numbers to it, so that a step can be recorded.
+
 Shapes: B rows of a batch, K objects of a row, D draws per row.
 """
 
@@ -48,8 +50,8 @@ def moved_objects(
         boxes = _within_windows(boxes, draws_BD, augmentation.resized_crop)
     centers = (boxes[..., :2] + boxes[..., 2:]) / 2
     cut = boxes.clamp(0, 1)
-    pixels = torch.tensor([sides[1], sides[0]], dtype=boxes.dtype, device=boxes.device)
-    large = ((cut[..., 2:] - cut[..., :2]) * pixels >= LEAST_PIXELS).all(dim=-1)
+    across, down = (cut[..., 2:] - cut[..., :2]).unbind(dim=-1)
+    large = (across * sides[1] >= LEAST_PIXELS) & (down * sides[0] >= LEAST_PIXELS)
     inside = ((centers >= 0) & (centers <= 1)).all(dim=-1)
     unmoved = (boxes == objects_BK6[..., :LABEL]).all(dim=-1)
     labels = torch.where(unmoved | (large & inside), objects_BK6[..., LABEL], -1.0)
@@ -77,6 +79,6 @@ def _within_windows(boxes: Tensor, draws_BD: Tensor, least: float) -> Tensor:
     area_B = least + (1 - least) * draws_BD[:, AREA]
     aspect_B = torch.exp((2 * draws_BD[:, ASPECT] - 1) * math.log(MOST_ASPECT))
     sizes_B2 = torch.stack([area_B * aspect_B, area_B / aspect_B], dim=1).sqrt().clamp(max=1)
-    starts_B2 = (1 - sizes_B2) * draws_BD[:, [LEFT, TOP]]
+    starts_B2 = (1 - sizes_B2) * torch.stack([draws_BD[:, LEFT], draws_BD[:, TOP]], dim=1)
     starts, sizes = (part.repeat(1, 2)[:, None] for part in (starts_B2, sizes_B2))
     return (boxes - starts) / sizes

@@ -4,25 +4,48 @@
 Small images keep a GPU busy for microseconds per kernel, less than Python takes to launch one.
 """
 
+import contextlib
 import random
+import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-__all__ = ["StepGraphs"]
+__all__ = ["StepGraphs", "own_stream"]
 
+WAIT = "called a synchronizing CUDA operation"  # PyTorch's warning
 EAGER_STEPS = 3  # of each batch size before its graph: they fill the optimizer's state and caches
 
 Step = Callable[[Tensor], None]
+
+
+@contextlib.contextmanager
+def own_stream(device: torch.device) -> Iterator["torch.cuda.Stream | None"]:
+    """A stream to run everything on, since the default one cannot be recorded; None but on a GPU.
+
+    It begins after what was asked of the device before, and what is asked of it afterwards waits
+    for it.
+    """
+    if device.type != "cuda":
+        yield None
+        return
+    stream, usual = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    stream.wait_stream(usual)
+    try:
+        with torch.cuda.stream(stream):
+            yield stream
+    finally:
+        usual.wait_stream(stream)
 
 
 class StepGraphs:
     """Runs a training step on given rows; records it once per batch size, then replays the record.
 
     A step that cannot be recorded (it waits for the device, or makes decisions by random numbers on
-    the host) goes on being run as it is, and `notes` says why.
+    the host) goes on being run as it is, and `notes` says why. Which do is found out by watching
+    them: recordings that fail leave PyTorch's memory and random state in doubt.
 
     Args:
         step: Takes `(B,)` row numbers on the device, and reads nothing else that changes but
@@ -45,13 +68,20 @@ class StepGraphs:
             self._replay(rows)
         elif self._seen[num] < EAGER_STEPS:
             self._seen[num] += 1
-            before = _host_randomness()
-            self.step(rows)
-            if self._seen[num] > 1 and before != _host_randomness():  # the first one may compile
-                self._give_up("it draws random numbers on the host")
+            self._watch(rows, self._seen[num])
         else:
             self._record(rows)
             self(rows)
+
+    def _watch(self, rows: Tensor, time: int) -> None:
+        """Do the step as it is, for the first, second, ... time."""
+        before = _host_randomness()
+        with _waits_noted(on=time == EAGER_STEPS) as waited:
+            self.step(rows)
+        if waited:
+            self._give_up("they wait for the device")
+        elif time > 1 and before != _host_randomness():  # the first one may compile
+            self._give_up("they draw random numbers on the host")
 
     def _replay(self, rows: Tensor) -> None:
         graph, static_rows = self._recorded[len(rows)]
@@ -64,13 +94,34 @@ class StepGraphs:
             with torch.cuda.graph(graph, stream=self.stream):
                 self.step(static_rows)
         except RuntimeError as error:
+            # In older versions of PyTorch this state goes on waiting for the recording's end.
+            generator = torch.cuda.default_generators[torch.cuda.current_device()]
+            generator.graphsafe_set_state(generator.clone_state())
             self._give_up(str(error).splitlines()[0])
         else:
             self._recorded[len(rows)] = graph, static_rows
 
     def _give_up(self, reason: str) -> None:
         self.stream = None
+        self._recorded.clear()
         self.notes.append(f"steps are not recorded as CUDA graphs: {reason}")
+
+
+@contextlib.contextmanager
+def _waits_noted(*, on: bool) -> Iterator[list[str]]:
+    """The list has a line afterwards for every time that the host waited for the device; or none."""
+    waits = list[str]()
+    if not on:
+        yield waits
+        return
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield waits
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waits += [str(one.message) for one in seen if WAIT in str(one.message)]
 
 
 def _host_randomness() -> tuple[bytes, object]:

@@ -63,7 +63,7 @@ class Feed:
         elif self.device.type != "cuda" and self.store.is_decoded:
             for some in rows:
                 yield torch.from_numpy(self.store.batch(some)).to(self.device)
-        else:
+        elif rows:  # none are left where a checkpoint was written after an epoch's last step
             yield from self._prefetched(rows)
 
     def _prefetched(self, rows: Sequence[Rows]) -> Iterator[Tensor]:
@@ -77,11 +77,11 @@ class Feed:
                 return pixels.pin_memory().to(self.device, non_blocking=True)
 
         with ThreadPoolExecutor(1) as pool:
-            following = pool.submit(fetch, rows[0]) if rows else None
+            following = pool.submit(fetch, rows[0])
             for some in [*rows[1:], None]:
-                assert following is not None
                 pixels = following.result()
-                following = None if some is None else pool.submit(fetch, some)
+                if some is not None:
+                    following = pool.submit(fetch, some)
                 if stream is not None:
                     current = torch.cuda.current_stream(self.device)
                     current.wait_stream(stream)

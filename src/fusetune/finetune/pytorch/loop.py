@@ -25,7 +25,7 @@ from fusetune.finetune.pytorch.averages import Averages
 from fusetune.finetune.pytorch.checkpoint import Checkpoints, State, Stateful, read_checkpoint
 from fusetune.finetune.pytorch.convolutions import one_position_products
 from fusetune.finetune.pytorch.distill import Lessons
-from fusetune.finetune.pytorch.graphs import StepGraphs
+from fusetune.finetune.pytorch.graphs import StepGraphs, own_stream
 from fusetune.finetune.pytorch.lora import put_adapters
 from fusetune.finetune.pytorch.lr_range import find_rate
 from fusetune.finetune.pytorch.memory import (
@@ -95,10 +95,9 @@ class Training:
         checkpoint = work / "checkpoint.pt"
         self.restore(checkpoint, report)
         cuda = self.device.type == "cuda"
-        stream = torch.cuda.Stream(self.device) if cuda else None
         with (
             torch.random.fork_rng(devices=[self.device] if cuda else []),
-            torch.cuda.stream(stream),
+            own_stream(self.device) as stream,
             freed_memory_kept(self.device),
             one_position_products(self.model),
         ):
@@ -150,8 +149,6 @@ class Training:
 
     def prepare(self, stream: "torch.cuda.Stream | None") -> None:
         """Put on the device what every step reads; a recorded step finds it where it was."""
-        if stream is not None:
-            stream.wait_stream(torch.cuda.default_stream(self.device))
         self.trainee = self.trainees.of(self.settings, self.state.epoch)
         self.compiled = torch.compile(self.model, dynamic=False) if self.settings.compile else None
         exact = torch.float32 if self.device.type == "mps" else torch.float64
