@@ -24,7 +24,6 @@ from torch.utils._pytree import tree_leaves
 
 from fusetune.finetune.engines import torch as torch_engine
 from fusetune.finetune.pytorch import graphs, inputs
-from fusetune.finetune.pytorch.graphs import StepGraphs
 from fusetune.finetune.pytorch.loop import Training
 
 __all__ = ["GPU", "PretendedGpu", "pretended_gpu"]
@@ -52,7 +51,8 @@ class PretendedGpu:
     def __init__(self) -> None:
         self.waits: list[str] = []
         self.recordings = self.replays = 0
-        self.in_step = self.warns = self.is_recording = self.excused = False
+        self.in_step = self.warns = self.excused = False
+        self.tape: list[tuple[Any, Any, Any, object]] | None = None  # of what is being recorded
         self.fallbacks = [False]  # whether new tensors are on the GPU, by the functions called
         self._places: dict[int, tuple[StorageWeakRef, bool]] = {}
 
@@ -70,7 +70,7 @@ class PretendedGpu:
         """Note that the host waits for the device; a recording fails of it."""
         if self.excused:
             return
-        if self.is_recording:
+        if self.tape is not None:
             raise RuntimeError(f"operation not permitted when stream is capturing: {why}")
         if self.warns:
             warnings.warn(f"called a synchronizing CUDA operation ({why})", stacklevel=2)
@@ -79,23 +79,42 @@ class PretendedGpu:
             self.waits.append(f"{why}: {ours[-1].line if ours else ''}")
 
     @contextlib.contextmanager
-    def recording(self, graph: object, stream: object) -> Iterator[None]:
+    def recording(self, graph: "Graph", stream: object = None) -> Iterator[None]:
         """Nothing is done on the device meanwhile: all of its memory is put back."""
         self.recordings += 1
-        alive = [(key, ref) for key, (ref, on_gpu) in self._places.items() if on_gpu]
+        on_gpu = [key for key, (_, on_gpu) in self._places.items() if on_gpu]
         with _unseen():
-            storages = [torch.UntypedStorage._new_with_weak_ptr(key) for key, _ in alive]
+            storages = [torch.UntypedStorage._new_with_weak_ptr(key) for key in on_gpu]
             kept = [(one, one.clone()) for one in storages if one is not None and one.nbytes()]
             random = torch.default_generator.get_state()
-        self.is_recording = True
+        self.tape = graph.tape
         try:
             yield
         finally:
-            self.is_recording = False
+            self.tape = None
             with _unseen():
                 for storage, before in kept:
                     storage.copy_(before)
                 torch.default_generator.set_state(random)
+
+
+class Graph:
+    """A record: the operations, with the tensors that they took and gave, and the numbers as they were."""
+
+    def __init__(self, gpu: PretendedGpu) -> None:
+        self.gpu = gpu
+        self.tape: list[tuple[Any, Any, Any, object]] = []
+
+    def replay(self) -> None:
+        """Do all of it again, results where they were."""
+        self.gpu.replays += 1
+        with _unseen(), torch.no_grad():
+            for func, args, kwargs, results in self.tape:
+                for one, again in zip(
+                    _tensors(results), _tensors(func(*args, **kwargs)), strict=True
+                ):
+                    if one.untyped_storage()._cdata != again.untyped_storage()._cdata:
+                        one.copy_(again)
 
 
 @contextlib.contextmanager
@@ -120,6 +139,8 @@ class Operations(TorchDispatchMode):
             self.check(func._schema.name.split("::")[1], given, args)
         known = {one.untyped_storage()._cdata for one in given}
         result = func(*args, **(kwargs or {}))
+        if self.gpu.tape is not None:
+            self.gpu.tape.append((func, args, kwargs or {}, result))
         for one in _tensors(result):
             if one.untyped_storage()._cdata not in known:
                 self.gpu.put(one, on_gpu=on_gpu or (not given and self.gpu.fallbacks[-1]))
@@ -265,12 +286,12 @@ def _pretend_cuda(patch: pytest.MonkeyPatch, gpu: PretendedGpu, room: int) -> No
         "empty_cache": lambda: None,
         "default_generators": (random,),
         "set_sync_debug_mode": lambda mode: setattr(gpu, "warns", mode == "warn"),
-        "CUDAGraph": SimpleNamespace,
+        "CUDAGraph": lambda: Graph(gpu),
         "graph": gpu.recording,
     }
     for name, value in pretended.items():
         patch.setattr(torch.cuda, name, value)
-    recording = SimpleNamespace(is_capturing=lambda: gpu.is_recording)
+    recording = SimpleNamespace(is_capturing=lambda: gpu.tape is not None)
     patch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: GPU)
     patch.setattr(torch.accelerator, "current_stream", lambda: recording)
     patch.setattr(Tensor, "record_stream", lambda tensor, stream: None, raising=False)
@@ -283,18 +304,8 @@ def _pretend_elsewhere(patch: pytest.MonkeyPatch, gpu: PretendedGpu) -> None:
     patch.setattr(torch_engine, "Accelerator", lambda: SimpleNamespace(device=GPU))
     patch.setattr(inputs, "ThreadPoolExecutor", Executor)
     patch.setattr(graphs, "_host_randomness", lambda: 0)  # dropout's, which is the GPU's here
-    record, step = StepGraphs._record, Training.train_step
+    step = Training.train_step
     grouped = torch_optimizer._group_tensors_by_device_and_dtype
-
-    def recorded(self: StepGraphs, rows: Tensor) -> None:
-        record(self, rows)
-        for graph, static_rows in self._recorded.values():
-
-            def replay(rows: Tensor = static_rows) -> None:
-                gpu.replays += 1
-                self.step(rows)
-
-            graph.replay = replay
 
     def watched(self: Training, *args: Any) -> None:
         gpu.in_step = True
@@ -308,7 +319,6 @@ def _pretend_elsewhere(patch: pytest.MonkeyPatch, gpu: PretendedGpu) -> None:
         found = grouped(lists, with_indices)
         return {(places, dtype): group for (_, dtype), group in found.items()}
 
-    patch.setattr(StepGraphs, "_record", recorded)
     patch.setattr(Training, "train_step", watched)
     patch.setattr(torch_optimizer, "_group_tensors_by_device_and_dtype", on_gpu)
     patch.setattr(torch.nn.utils.clip_grad, "_group_tensors_by_device_and_dtype", on_gpu)

@@ -57,14 +57,12 @@ def build_optimizer(
             nesterov=optimizer.nesterov,
             fused=fused,
         )
-    adamw = torch.optim.AdamW(
+    return torch.optim.AdamW(
         groups,
         betas=optimizer.betas,
         fused=fused,
         capturable=device.type == "cuda",
     )
-    adamw._warned_capturable_if_run_uncaptured = True  # of steps before the recorded ones
-    return adamw
 
 
 def default_lr(model: torch.nn.Module, optimizer: Optimizer) -> float:
