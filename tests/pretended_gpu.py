@@ -20,7 +20,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import optimizer as torch_optimizer
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from fusetune.finetune.engines import torch as torch_engine
 from fusetune.finetune.pytorch import graphs, inputs
@@ -140,7 +140,8 @@ class Operations(TorchDispatchMode):
         known = {one.untyped_storage()._cdata for one in given}
         result = func(*args, **(kwargs or {}))
         if self.gpu.tape is not None:
-            self.gpu.tape.append((func, args, kwargs or {}, result))
+            with _unseen():  # a record knows memory: a tensor that moves elsewhere is not followed
+                self.gpu.tape.append((func, *tree_map(_alias, (args, kwargs or {}, result))))
         for one in _tensors(result):
             if one.untyped_storage()._cdata not in known:
                 self.gpu.put(one, on_gpu=on_gpu or (not given and self.gpu.fallbacks[-1]))
@@ -322,6 +323,10 @@ def _pretend_elsewhere(patch: pytest.MonkeyPatch, gpu: PretendedGpu) -> None:
     patch.setattr(Training, "train_step", watched)
     patch.setattr(torch_optimizer, "_group_tensors_by_device_and_dtype", on_gpu)
     patch.setattr(torch.nn.utils.clip_grad, "_group_tensors_by_device_and_dtype", on_gpu)
+
+
+def _alias(value: object) -> object:
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _by_list(func: Any, args: Any) -> bool:

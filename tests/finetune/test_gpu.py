@@ -27,8 +27,10 @@ from fusetune.finetune.objectives.multilabel import Multilabel
 from fusetune.finetune.objectives.regression import Regression
 from fusetune.finetune.objectives.segmentation import Segmentation
 from fusetune.finetune.pytorch import graphs
+from fusetune.finetune.pytorch.augment import augmented, epoch_draws
 from fusetune.finetune.pytorch.graphs import StepGraphs, own_stream
 from fusetune.finetune.pytorch.inputs import Feed
+from fusetune.finetune.randomness import row_keys
 from fusetune.finetune.settings import Augmentation, Distill, Lora, Optimizer
 from fusetune.members.member import Member, PreprocessOverride
 from fusetune.members.sources.mini_detection import MiniDetection
@@ -38,7 +40,7 @@ from fusetune.predictions.segmentation.label_maps import LabelMaps
 from fusetune.predictions.targets import LabelSets, Numbers
 from pretended_gpu import GPU, NotOnDevice, pretended_gpu
 from small_rows import png
-from small_runs import CLASSES, PREPROCESS, SETTINGS, SPLITS, member, untimed
+from small_runs import CLASSES, PREPROCESS, SETTINGS, SPLITS, Stopped, member, untimed
 
 CPU = torch.device("cpu")
 RANDOM = np.random.default_rng(0)
@@ -179,13 +181,15 @@ def without_dropout(made: Member) -> None:
             layer.p = 0.0
 
 
-def finetuned(case: Case, made: Member, work: Path, **more: Any) -> History:
+def finetuned(
+    case: Case, made: Member, work: Path, report: Callable[[Any], None] = silent, **more: Any
+) -> History:
     settings, splits = replace(PLAIN, **case.settings, **more), case.splits()
-    work.mkdir()
+    work.mkdir(exist_ok=True)
     np.save(work / "said.npy", np.random.default_rng(1).normal(size=(40, 2)).astype(np.float32))
     teacher = work / "said.npy" if settings.distill else None
     plan = Plan(case.objective.fitted(splits[0].targets), settings, seed=3, teacher=teacher)
-    return Torch().finetune(made, plan, splits, work, silent)
+    return Torch().finetune(made, plan, splits, work, report)
 
 
 def on_both(case: Case, kind: Kind, work: Path, room: int | None = None, **more: Any) -> Any:
@@ -248,6 +252,20 @@ def test_pixels_that_the_gpu_has_no_room_for_come_batch_by_batch(
         assert gpu.recordings == 0
 
 
+@pytest.mark.parametrize("name", ["averages", "swa", "adamw"])
+def test_a_stopped_run_goes_on_where_it_was(name: str, kind: Kind, tmp_path: Path) -> None:
+    def stop(event: Any) -> None:
+        if event.get("end_of_epoch") and event["epoch"] == 2:
+            raise Stopped
+
+    with kind.work():
+        whole = finetuned(CASES[name], member(), tmp_path / "whole", epochs=3)
+        with pytest.raises(Stopped):
+            finetuned(CASES[name], member(), tmp_path / "stopped", stop, epochs=3)
+        again = finetuned(CASES[name], member(), tmp_path / "stopped", epochs=3)
+    assert_alike(whole, again, 1e-6 if kind.pretended else 1e-3)
+
+
 VIEWS = {
     "flips_and_shifts": (member, IMAGES, {"test_flip": True, "test_shift": 1}),
     "resized": (member, IMAGES, {"size": 12, "interpolation": "bicubic"}),
@@ -283,6 +301,19 @@ def test_features_and_statistics_are_those_of_a_cpu(kind: Kind) -> None:
             found[-1] += [v for k, v in Torch().state(made).items() if "running" in k]
     for one, two in zip(*found, strict=True):
         np.testing.assert_allclose(one, two, atol=kind.nearness, rtol=kind.nearness)
+
+
+def test_images_are_augmented_as_on_a_cpu(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    augmentation = replace(MIXED, rand_augment=6, mixup=0.0)
+    draws = epoch_draws(row_keys(IDS), augmentation, seed=1, epoch=0)
+    pixels = torch.from_numpy(IMAGES.pixels_NHW3)
+    on_cpu = augmented(pixels, draws, augmentation).int()
+    with kind.work():
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # the default
+        on_gpu = augmented(pixels.to(GPU), draws.to(GPU), augmentation).cpu().int()
+    apart = (on_cpu - on_gpu).abs()
+    assert float((apart > 1).float().mean()) < 0.002  # where a rounded place is another
+    assert float((apart > 0).float().mean()) < (0.02 if not kind.pretended else 1e-9)
 
 
 class Waiting(nn.Module):
