@@ -184,7 +184,7 @@ def without_dropout(made: Member) -> None:
 def finetuned(
     case: Case, made: Member, work: Path, report: Callable[[Any], None] = silent, **more: Any
 ) -> History:
-    settings, splits = replace(PLAIN, **case.settings, **more), case.splits()
+    settings, splits = replace(PLAIN, **{**case.settings, **more}), case.splits()
     work.mkdir(exist_ok=True)
     np.save(work / "said.npy", np.random.default_rng(1).normal(size=(40, 2)).astype(np.float32))
     teacher = work / "said.npy" if settings.distill else None

@@ -15,8 +15,8 @@ from torch import Tensor
 
 __all__ = ["StepGraphs", "own_stream"]
 
-WAIT = "called a synchronizing CUDA operation"  # PyTorch's warning
 EAGER_STEPS = 3  # of each batch size before its graph: they fill the optimizer's state and caches
+WAIT = "called a synchronizing CUDA operation"  # PyTorch's warning
 
 Step = Callable[[Tensor], None]
 
@@ -109,7 +109,7 @@ class StepGraphs:
 
 @contextlib.contextmanager
 def _waits_noted(*, on: bool) -> Iterator[list[str]]:
-    """The list has a line afterwards for every time that the host waited for the device; or none."""
+    """If `on`, the list has afterwards what PyTorch says of every wait for the device inside."""
     waits = list[str]()
     if not on:
         yield waits
