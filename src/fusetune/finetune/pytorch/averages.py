@@ -2,7 +2,7 @@
 """Averages of the weights that training passes through, validated and kept in their place.
 
 Kept in step with the model outside of recorded steps, on the same stream: nothing here waits for
-the device, and the model's tensors stay where they are.
+the device but a first look at what is trained, and the model's tensors stay where they are.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ class Averages:
         if self.decay or self.swa_from is not None:
             tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
             for name in _trained(model):
-                if name not in self.means:
+                if name not in self.means and _has_mean(tensors[name]):
                     self.means[name] = tensors[name].detach().clone()
             for name, mean in self.means.items():  # a checkpoint's are on the host
                 self.means[name] = mean.to(tensors[name].device)
@@ -120,10 +120,13 @@ def _put(values: list[Tensor], into: list[Tensor]) -> None:
 
 
 def _trained(model: nn.Module) -> Iterator[str]:
-    """Names of weights, and of buffers that have a mean: not counters, nor masks of infinities."""
+    """Names of the weights and buffers that the next step may change."""
     yield from (name for name, weight in model.named_parameters() if weight.requires_grad)
     for prefix, module in model.named_modules():
         if module.training:
-            for name, buffer in module.named_buffers(prefix, recurse=False):
-                if buffer.is_floating_point() and bool(buffer.isfinite().all()):
-                    yield name
+            yield from (name for name, _ in module.named_buffers(prefix, recurse=False))
+
+
+def _has_mean(tensor: Tensor) -> bool:
+    """False for counters, and for masks of infinities."""
+    return tensor.is_floating_point() and bool(tensor.isfinite().all())
