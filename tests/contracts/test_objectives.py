@@ -72,7 +72,7 @@ def test_following_the_loss_leads_to_the_truth(case):
     losses = []
     for _ in range(200):
         optimizer.zero_grad()
-        loss = objective.loss(learned, wanted, FineTune())
+        loss = objective.loss(learned, wanted, FineTune(label_smoothing=0))
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
@@ -118,7 +118,7 @@ def test_the_prediction_is_of_the_tasks_kind_and_names_rows_and_columns(case):
 def test_the_validation_loss_is_the_training_loss(case):
     objective, targets, outputs = case
     wanted = objective.collate(targets, ROWS)
-    trained = objective.loss(outputs, torch.from_numpy(wanted), FineTune())
+    trained = objective.loss(outputs, torch.from_numpy(wanted), FineTune(label_smoothing=0))
     figures = objective.scores(outputs.numpy(), wanted)
     assert figures["loss"] == pytest.approx(float(trained), rel=1e-5)
     assert all(type(value) is float for value in figures.values())
@@ -162,8 +162,19 @@ def test_label_smoothing_is_used_or_refused(case):
             objective.check(smoothing)
         return
     objective.check(smoothing)
-    plain_loss, smoothed = (objective.loss(outputs, wanted, s) for s in (FineTune(), smoothing))
-    assert not torch.isclose(plain_loss, smoothed)
+
+    def loss(**keys):
+        return objective.loss(outputs, wanted, FineTune(**keys))
+
+    assert not torch.isclose(loss(label_smoothing=0), loss(label_smoothing=0.2))
+    assert torch.equal(loss(), loss(label_smoothing=objective.usual_smoothing))
+    assert torch.equal(loss(train="probe"), loss(label_smoothing=0))
+
+
+def test_settings_of_nothing_are_no_settings(case):
+    """Whoever switches off what is not there has not asked for anything."""
+    objective, _, _ = case
+    objective.check(FineTune(label_smoothing=0))
 
 
 def test_balance_is_used_or_refused(case):

@@ -38,6 +38,8 @@ class Objective(abc.ABC, Generic[K]):
     """Keys of `finetune:` that mean nothing here: they have to stay at their defaults."""
     unused_augmentation: ClassVar[tuple[str, ...]] = ("crop",)
     """Keys of `finetune.augmentation:` likewise."""
+    usual_smoothing: ClassVar[float] = 0.0
+    """Of labels where the settings leave it open and no head is solved for."""
     takes: ClassVar[Gives] = "logits"
     """What its models give."""
     digests: ClassVar[bool] = False
@@ -82,13 +84,19 @@ class Objective(abc.ABC, Generic[K]):
     ) -> None:
         defaults = {field.name: field.default for field in fields(settings)}
         for name in unused:
-            if getattr(settings, name) != defaults[name]:
+            if getattr(settings, name) not in (defaults[name], 0):
                 raise InvalidValue(
                     f"{where}.{name} is {getattr(settings, name)}, and the objective {self.name} "
                     "does not use it",
                     "keys that change something",
                     "Leave it out.",
                 )
+
+    def label_smoothing(self, settings: FineTune) -> float:
+        """Share of a target that is spread over all classes."""
+        if settings.label_smoothing is not None:
+            return settings.label_smoothing
+        return 0.0 if settings.solves_head else self.usual_smoothing
 
     def fitted(self, targets: AnyTargets) -> Self:
         """The objective with what it has to know of the train rows' targets; most know nothing."""

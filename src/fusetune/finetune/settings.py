@@ -269,7 +269,9 @@ class FineTune:
             the head, whose rate is the optimizer's (Clark et al. 2020, Bao et al. 2022, who took
             0.65 to 0.95 for transformers); 1: all layers alike. What a layer is stands in
             `finetune/pytorch/layers.py`.
-        label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016).
+        label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016); None: 0.1
+            for classes (docs/results/recipes.md) unless the head is solved for, else 0. It makes
+            probabilities cautious, which calibration mends (Müller et al. 2019).
         class_weights: `balanced` weighs the training loss of every class by its rarity among the train
             rows, so that all classes count alike (King & Zeng 2001, as scikit-learn has it; for
             sets of labels, a label's presence by rows without it per row with it). Validation
@@ -314,7 +316,7 @@ class FineTune:
     lora: Lora | None = None
     head_epochs: int | None = None
     layer_decay: float = 1.0
-    label_smoothing: float = 0.0
+    label_smoothing: float | None = None
     class_weights: Literal["none", "balanced"] = "none"
     sampling: Literal["natural", "balanced"] = "natural"
     clip_norm: float | None = 1.0
@@ -346,8 +348,8 @@ class FineTune:
         _check(
             "label_smoothing",
             self.label_smoothing,
-            0 <= self.label_smoothing < 1,
-            "a share in [0, 1)",
+            self.label_smoothing is None or 0 <= self.label_smoothing < 1,
+            "a share in [0, 1), or null",
         )
         _check(
             "clip_norm",

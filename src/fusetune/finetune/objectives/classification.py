@@ -31,6 +31,7 @@ class Classification(Objective[Probabilities]):
     auxiliary_weight: float = AUXILIARY_WEIGHT
 
     figures: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+    usual_smoothing: ClassVar[float] = 0.1
 
     def collate(self, targets: Targets, rows: Array) -> Array:
         """`(B,)` class indices."""
@@ -68,7 +69,7 @@ class Classification(Objective[Probabilities]):
         """
         from torch.nn.functional import cross_entropy
 
-        smoothing = settings.label_smoothing
+        smoothing = self.label_smoothing(settings)
 
         def loss_of(logits: Tensor) -> Tensor:
             if weights_C is None:
