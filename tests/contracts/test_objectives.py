@@ -72,7 +72,7 @@ def test_following_the_loss_leads_to_the_truth(case):
     losses = []
     for _ in range(200):
         optimizer.zero_grad()
-        loss = objective.loss(learned, wanted, FineTune(label_smoothing=0))
+        loss = objective.loss(learned, wanted, FineTune())
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
@@ -118,7 +118,7 @@ def test_the_prediction_is_of_the_tasks_kind_and_names_rows_and_columns(case):
 def test_the_validation_loss_is_the_training_loss(case):
     objective, targets, outputs = case
     wanted = objective.collate(targets, ROWS)
-    trained = objective.loss(outputs, torch.from_numpy(wanted), FineTune(label_smoothing=0))
+    trained = objective.loss(outputs, torch.from_numpy(wanted), FineTune())
     figures = objective.scores(outputs.numpy(), wanted)
     assert figures["loss"] == pytest.approx(float(trained), rel=1e-5)
     assert all(type(value) is float for value in figures.values())
@@ -167,8 +167,7 @@ def test_label_smoothing_is_used_or_refused(case):
         return objective.loss(outputs, wanted, FineTune(**keys))
 
     assert not torch.isclose(loss(label_smoothing=0), loss(label_smoothing=0.2))
-    assert torch.equal(loss(), loss(label_smoothing=objective.usual_smoothing))
-    assert torch.equal(loss(train="probe"), loss(label_smoothing=0))
+    assert torch.equal(loss(), loss(label_smoothing=0))
 
 
 def test_settings_of_nothing_are_no_settings(case):

@@ -17,7 +17,7 @@ RECIPE = (
     SHORT[: SHORT.index("members:")]
     + """members:
   - {name: a, source: mini, model: resnet}
-  - {name: b, source: mini, model: resnet, finetune: {label_smoothing: 0.1}}
+  - {name: b, source: mini, model: resnet, finetune: {label_smoothing: 0}}
   - {name: other, source: mini, model: vgg, finetune: {epochs: 1}}
   - {name: soup, soup: greedy_soup, of: [a, b]}
   - {name: back, soup: wise_ft, of: [a], coefficients: [0.5, 0.9]}

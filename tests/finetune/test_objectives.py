@@ -63,7 +63,7 @@ def test_logits_far_from_zero_cost_finite_losses():
     assert Multilabel().scores(np.array([[-500.0, 500.0]]), wanted)["loss"] == pytest.approx(500)
 
 
-BALANCED = FineTune(class_weights="balanced", label_smoothing=0)
+BALANCED = FineTune(class_weights="balanced")
 
 
 def test_balanced_class_weights_are_scikit_learns():

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What fine-tuning does where the recipe leaves it open."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,9 +11,14 @@ from torch import nn
 
 import fusetune as package
 from fusetune.errors import InvalidValue
+from fusetune.finetune.engine import Plan
+from fusetune.finetune.objective import Objective
+from fusetune.finetune.objectives.classification import Classification
+from fusetune.finetune.objectives.multilabel import Multilabel
 from fusetune.finetune.pytorch.optimizer import default_lr
 from fusetune.finetune.settings import FineTune, Optimizer
 from fusetune.values import read_yaml
+from small_runs import SETTINGS, finetune, member, weights
 from support import SHORT
 
 
@@ -54,3 +61,34 @@ def test_a_run_says_how_many_epochs_it_took(tmp_path: Path) -> None:
     (member,) = read_yaml(run.folder / "recipe.yaml")["members"]
     assert member["finetune"]["epochs"] == 40  # one step each
     assert len(run.results["learning_curves"]["mini-vgg"]) == 40
+
+
+@pytest.mark.parametrize(
+    ("objective", "settings", "head_kept", "smoothing"),
+    [
+        (Classification(), FineTune(), False, 0.1),
+        (Classification(), FineTune(), True, 0),
+        (Classification(), FineTune(label_smoothing=0.3), True, 0.3),
+        (Classification(), FineTune(label_smoothing=0), False, 0),
+        (Classification(), FineTune(train="probe"), False, 0),
+        (Multilabel(), FineTune(), False, 0),
+    ],
+)
+def test_labels_of_classes_with_a_new_head_are_smoothed(
+    objective: Objective[Any], settings: FineTune, head_kept: bool, smoothing: float
+) -> None:
+    plan = Plan(objective, settings, seed=0)
+    known = plan.for_member(replace(member(), head_kept=head_kept))
+    assert known == replace(plan, settings=replace(settings, label_smoothing=smoothing))
+
+
+def test_the_usual_smoothing_is_what_a_new_head_is_trained_by(tmp_path: Path) -> None:
+    usual, same, other = (
+        weights(finetune(tmp_path / name, replace(SETTINGS, epochs=1, **keys))[0])
+        for name, keys in (
+            ("usual", {}),
+            ("same", {"label_smoothing": 0.1}),
+            ("other", {"label_smoothing": 0}),
+        )
+    )
+    assert usual == same != other

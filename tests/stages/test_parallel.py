@@ -120,7 +120,7 @@ def predictions(run: Path) -> dict[str, bytes]:
 
 MEMBERS = """members:
   - {name: a, source: mini, model: resnet, finetune: {epochs: 2}}
-  - {name: b, source: mini, model: resnet, finetune: {label_smoothing: 0.1}}
+  - {name: b, source: mini, model: resnet, finetune: {label_smoothing: 0}}
   - {name: soup, soup: uniform_soup, of: [a, b]}
   - {name: other, source: mini, model: vgg, finetune: {epochs: 1}}
 metric: accuracy

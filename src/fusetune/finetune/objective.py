@@ -39,7 +39,7 @@ class Objective(abc.ABC, Generic[K]):
     unused_augmentation: ClassVar[tuple[str, ...]] = ("crop",)
     """Keys of `finetune.augmentation:` likewise."""
     usual_smoothing: ClassVar[float] = 0.0
-    """Of labels where the settings leave it open and no head is solved for."""
+    """Of labels; see `Plan.for_member`."""
     takes: ClassVar[Gives] = "logits"
     """What its models give."""
     digests: ClassVar[bool] = False
@@ -91,12 +91,6 @@ class Objective(abc.ABC, Generic[K]):
                     "keys that change something",
                     "Leave it out.",
                 )
-
-    def label_smoothing(self, settings: FineTune) -> float:
-        """Share of a target that is spread over all classes."""
-        if settings.label_smoothing is not None:
-            return settings.label_smoothing
-        return 0.0 if settings.solves_head else self.usual_smoothing
 
     def fitted(self, targets: AnyTargets) -> Self:
         """The objective with what it has to know of the train rows' targets; most know nothing."""

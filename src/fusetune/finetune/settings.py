@@ -270,8 +270,8 @@ class FineTune:
             0.65 to 0.95 for transformers); 1: all layers alike. What a layer is stands in
             `finetune/pytorch/layers.py`.
         label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016); None: 0.1
-            for classes (docs/results/recipes.md) unless the head is solved for, else 0. It makes
-            probabilities cautious, which calibration mends (Müller et al. 2019).
+            for classes with a new head that is not solved for (docs/results/recipes.md), else 0. It
+            makes probabilities cautious, which calibration mends (Müller et al. 2019).
         class_weights: `balanced` weighs the training loss of every class by its rarity among the train
             rows, so that all classes count alike (King & Zeng 2001, as scikit-learn has it; for
             sets of labels, a label's presence by rows without it per row with it). Validation

@@ -46,6 +46,7 @@ class Torch(Engine):
         self, member: Member, plan: Plan, splits: tuple[Split, Split], work: Path, report: Report
     ) -> History:
         """Fine-tune in place, ending with the best epoch's weights; see `pytorch.loop`."""
+        plan = plan.for_member(member)
         if not plan.settings.solves_head:
             return self._trained(member, plan, splits, work, report)
         before = time.perf_counter()

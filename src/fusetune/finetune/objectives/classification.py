@@ -69,7 +69,7 @@ class Classification(Objective[Probabilities]):
         """
         from torch.nn.functional import cross_entropy
 
-        smoothing = self.label_smoothing(settings)
+        smoothing = settings.label_smoothing or 0.0
 
         def loss_of(logits: Tensor) -> Tensor:
             if weights_C is None:

@@ -58,7 +58,7 @@ class Multilabel(Objective[Marginals]):
         """Mean binary cross-entropy of `(B, C)` logits, or of a tuple of them (main head first)."""
         from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
-        smoothed = targets + self.label_smoothing(settings) * (0.5 - targets)
+        smoothed = targets + (settings.label_smoothing or 0.0) * (0.5 - targets)
         return with_auxiliary(
             outputs,
             lambda logits: cross_entropy(logits, smoothed, pos_weight=weights_C),

@@ -83,7 +83,7 @@ class Segmentation(Objective[Masks]):
         weights_C: Tensor | None = None,
     ) -> Tensor:
         """Of `(B, C, h, w)` logits, or of a tuple of them (main head first), and `(B, H, W)` labels."""
-        labels, smoothing = targets.long(), self.label_smoothing(settings)
+        labels, smoothing = targets.long(), settings.label_smoothing or 0.0
 
         def loss_of(logits: Tensor) -> Tensor:
             return self._loss(_at(logits, targets.shape[1:]), labels, smoothing, weights_C)
