@@ -11,7 +11,7 @@ from fusetune.fuse.methods.boxes.weighted_boxes import WeightedBoxes
 from fusetune.fuse.methods.distributions.mean import Mean
 from fusetune.metric import Metric
 from fusetune.plugins import find
-from fusetune.predictions.segmentation.files import write_masks
+from fusetune.predictions.segmentation.writing import write_masks
 from fusetune.stages.box_pictures import save_box_pictures
 from fusetune.stages.mask_pictures import save_mask_pictures
 from mask_pools import mask_pool

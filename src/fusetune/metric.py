@@ -33,6 +33,8 @@ class Metric(abc.ABC, Generic[K]):
     """A rare class counts as much as a common one: the best decision then divides by the shares."""
     reads_neighbors: ClassVar[bool] = False
     """Of masks: a pixel's neighbors matter, so that single pixels do not have the value."""
+    of_tallies: ClassVar[bool] = False
+    """Of masks: statistics are `tally_statistics`, which any pixels of a row have."""
     mean_of_rows: ClassVar[bool] = False
     """With one statistic per row, values rise with its weighted mean, or fall: swaps only flip signs."""
 

@@ -5,10 +5,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
 
 from fusetune.evaluate.compare import bootstrap_gain
 from fusetune.evaluate.significance import permutation_p
+from fusetune.fuse.forms import linear_pool
+from fusetune.fuse.segmentation.selection_tallies import PixelTallies
 from fusetune.metric import Metric
+from fusetune.metrics.boundary_f1 import BoundaryF1
 from fusetune.plugins import discover
 from fusetune.predictions.segmentation.label_maps import LabelMaps
 from fusetune.predictions.segmentation.masks import Masks
@@ -175,3 +179,68 @@ def test_boundary_f1_by_hand():
             shift == 5
         ):  # the sides that lie beside each other, less 5 + 1 near pixels at two corners
             assert 0.4 < found < 0.6
+
+
+@every_metric
+@some
+@given(drawn=mask_pools(), data=st.data())
+def test_pools_of_pixels_are_valued_at_once_as_row_by_row(metric, drawn, data):
+    """What greedy selection asks of metrics of tallies; also where members lack classes."""
+    if not metric.of_tallies:
+        pytest.skip("asks for more than tallies")
+    stack, targets = drawn
+    members = np.arange(len(stack.members))
+    counts = st.lists(st.integers(0, 3), min_size=len(members), max_size=len(members))
+    counts_M = np.array(data.draw(counts))
+    weights_N = np.array([data.draw(st.sampled_from([0.5, 1.0, 3.0])) for _ in stack.ids])
+    values = PixelTallies(stack, targets, metric, weights_N).with_each(counts_M, members)
+    for member, found in zip(members, values, strict=True):
+        more_M = counts_M + (members == member)
+        used = np.flatnonzero(more_M)
+        pool = linear_pool(
+            [stack.parts[m] for m in used], more_M[used].astype(float), stack.classes
+        )
+        wanted = metric.value(metric.statistics(pool, targets), weights_N)
+        assert found == pytest.approx(wanted, abs=1e-12, nan_ok=True)
+
+
+@some
+@given(data=st.data())
+def test_boundary_f1_is_what_distances_of_whole_images_say(data):
+    """To the bit, with every class by itself, as the paper has it."""
+    height, width, classes = (data.draw(st.integers(1, most)) for most in (24, 24, 4))
+    random = np.random.default_rng(data.draw(st.integers(0, 2**16)))
+    blocks = random.integers(-1, classes, (height // 3 + 1, width // 3 + 1))
+    truth = blocks.repeat(3, axis=0).repeat(3, axis=1)[:height, :width]
+    noise = random.integers(0, classes + 1, (height, width))
+    said = np.where(random.random((height, width)) < 0.2, noise, np.roll(truth, 1, axis=1).clip(0))
+    metric = BoundaryF1(tolerance=data.draw(st.sampled_from([0.0075, 0.05, 0.2, 0.9])))
+    names = tuple(f"class{c}" for c in range(classes))
+    arrays = [np.moveaxis(np.eye(classes + 1)[said], -1, 0)]
+    masks = Masks.from_arrays(["a"], (*names, "unknown"), arrays)
+    found = value(metric, masks, LabelMaps.from_arrays(["a"], names, [truth]))
+    assert found == by_distances(said, truth, max(1.0, metric.tolerance * np.hypot(height, width)))
+
+
+def by_distances(said, truth, near):
+    judged, values = truth >= 0, []
+    for label in np.union1d(said[judged], truth[judged]):
+        called, true = (outline(one == label, judged) for one in (said, truth))
+        if not called.any() and not true.any():
+            values.append(float((said[judged] == label).any() and (truth == label).any()))
+            continue
+        shares = [
+            (distance_transform_edt(~others)[points] <= near).mean()
+            if points.any() and others.any()
+            else 0.0
+            for points, others in ((called, true), (true, called))
+        ]
+        values.append(2 * shares[0] * shares[1] / sum(shares) if sum(shares) else 0.0)
+    return np.mean(values) if values else 1.0
+
+
+def outline(own, judged):
+    other, beside = np.pad(~own & judged, 1), np.zeros_like(own)
+    for line, column in ((0, 1), (2, 1), (1, 0), (1, 2)):
+        beside |= other[line : line + own.shape[0], column : column + own.shape[1]]
+    return own & judged & beside

@@ -13,9 +13,9 @@ import fusetune
 from fusetune.cli.main import app
 from fusetune.metrics.mean_iou import MeanIou
 from fusetune.predictions.pool import Reading, read_pool
-from fusetune.predictions.segmentation.files import write_masks
 from fusetune.predictions.segmentation.masks import Masks
 from fusetune.predictions.segmentation.published import link_masks
+from fusetune.predictions.segmentation.writing import write_masks
 from mask_pools import mask_pool, whole
 
 pytestmark = pytest.mark.slow

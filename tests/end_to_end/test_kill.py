@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from drawn_maps import NAMES, draw_maps
-from fusetune.predictions.segmentation.files import write_masks
+from fusetune.predictions.segmentation.writing import write_masks
 from mask_pools import mask_pool
 
 

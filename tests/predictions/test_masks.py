@@ -11,15 +11,25 @@ from scipy.ndimage import map_coordinates
 
 from fusetune.choose import cross_choose
 from fusetune.errors import InvalidValue, PredictionError
+from fusetune.evaluate.side_by_side import look_side_by_side
 from fusetune.fuse.methods.distributions.mean import Mean
 from fusetune.fuse.methods.distributions.weighted_mean import WeightedMean
 from fusetune.metrics.boundary_f1 import BoundaryF1
 from fusetune.metrics.mean_iou import MeanIou
-from fusetune.predictions.segmentation.files import FileLabels, FileMask, Legend, write_masks
+from fusetune.predictions.segmentation.files import FileLabels, FileMask, Legend
 from fusetune.predictions.segmentation.label_maps import ArrayLabels, LabelMaps, LabelMask
-from fusetune.predictions.segmentation.masks import ArrayMask, FusedMask, Mask, Masks, Rule
+from fusetune.predictions.segmentation.masks import (
+    ArrayMask,
+    FusedMask,
+    Mask,
+    Masks,
+    MeanRule,
+    Rule,
+)
 from fusetune.predictions.segmentation.pixels import chosen_places, pixel_rows, sampled_masks
 from fusetune.predictions.segmentation.resampled import ResampledMask
+from fusetune.predictions.segmentation.sharing import sharing
+from fusetune.predictions.segmentation.writing import recording, write_masks
 from fusetune.predictions.stack import Stack
 from mask_pools import mask_pool, whole
 
@@ -100,6 +110,88 @@ def test_resampling_is_bilinear_between_pixel_centers(size):
     np.testing.assert_allclose(mask.array().sum(axis=0), 1, atol=1e-12)
     bands = [mask.band(top, top + 1) for top in range(size[0])]
     np.testing.assert_allclose(np.concatenate(bands, axis=1), wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(14, 10), (3, 4), (7, 5), (20, 3), (1, 1)])
+def test_pixels_of_resampled_masks_are_those_of_their_bands_to_the_bit(size):
+    array = np.random.default_rng(1).dirichlet(np.ones(3), size=(7, 5)).transpose(2, 0, 1)
+    mask = ResampledMask(ArrayMask(array.astype(np.float32)), size)
+    places = np.random.default_rng(2).integers(0, size[0] * size[1], 40)
+    assert np.array_equal(mask.pixels(places), mask.array().reshape(3, -1)[:, places])
+
+
+class Counted(Rule):
+    """The mean, and how often it was asked for; all such rules are alike."""
+
+    asked = 0
+
+    def __call__(self, bands):
+        Counted.asked += 1
+        return sum(bands) / 2
+
+    def __eq__(self, other):
+        return isinstance(other, Counted)
+
+    def __hash__(self):
+        return 1
+
+
+def test_what_is_made_of_the_same_masks_is_made_once():
+    """A fusion and its blend with others share masks, and inside of `sharing` bands."""
+    stack, _ = mask_pool(members=2, rows=2)
+    one, other = (
+        Masks(stack.ids, stack.classes, FusedMask.rows(stack.parts, 3, Counted())) for _ in "ab"
+    )
+    assert one.masks == other.masks and len(set(one.masks)) == 2
+    assert FusedMask.rows(stack.parts[::-1], 3, Counted())[0] is not one.masks[0]
+    assert one.over(("z", *one.classes)).masks[0] is other.over(("z", *one.classes)).masks[0]
+    blend = FusedMask([one.masks[0], other.masks[0]], 3, MeanRule())
+    Counted.asked = 0
+    ((_, whole_band),) = blend.bands()
+    assert Counted.asked == 1
+    assert np.array_equal(whole_band, one.masks[0].array())
+    with sharing():
+        first = one.masks[0].band(0, 4)
+        assert other.masks[0].band(0, 4) is first and other.masks[0].band(0, 3) is not first
+        with sharing():
+            assert one.masks[0].band(0, 4) is not first
+    assert one.masks[0].band(0, 4) is not first
+
+
+def test_metrics_that_looked_side_by_side_read_nothing_again():
+    stack, targets = mask_pool(members=2, rows=3)
+    metrics = [MeanIou(), BoundaryF1()]
+    rows = FusedMask.rows(stack.parts, 3, Counted())
+    fused = Masks(stack.ids, stack.classes, rows)
+    apart = Masks.from_arrays(stack.ids, stack.classes, whole(fused))
+    Counted.asked = 0
+    look_side_by_side([fused, *stack.parts, fused], targets, metrics)
+    assert Counted.asked == 3
+    for metric in metrics:
+        wanted = metric.statistics(apart, targets)
+        assert np.array_equal(metric.statistics(fused, targets), wanted)
+    look_side_by_side([fused], targets, metrics)
+    assert Counted.asked == 3
+
+
+@pytest.mark.parametrize(
+    "read", [[], [(0, 4), (4, 12)], [(0, 5)], [(5, 12)], [(0, 3), (6, 12), (3, 6)]]
+)
+def test_masks_that_are_recorded_are_written_whole_however_they_are_read(tmp_path, read):
+    stack, _ = mask_pool(rows=2)
+    masks = stack.parts[0]
+    write_masks(tmp_path / "wanted", masks)
+    with recording(tmp_path / "found", masks) as recorded:
+        for span in read:
+            assert np.array_equal(recorded.masks[0].band(*span), masks.masks[0].band(*span))
+        assert np.array_equal(
+            recorded.masks[1].pixels(np.arange(5)), masks.masks[1].pixels(np.arange(5))
+        )
+        assert not (tmp_path / "found").exists()
+    files = [path.name for path in sorted((tmp_path / "wanted").iterdir())]
+    assert files == [path.name for path in sorted((tmp_path / "found").iterdir())]
+    for name in files:
+        assert (tmp_path / "found" / name).read_bytes() == (tmp_path / "wanted" / name).read_bytes()
 
 
 def test_files_give_the_bits_that_were_written(tmp_path):

@@ -20,6 +20,7 @@ from fusetune.evaluate.diagnosis import (
 )
 from fusetune.evaluate.per_class import class_results
 from fusetune.evaluate.score import scores
+from fusetune.evaluate.side_by_side import look_side_by_side
 from fusetune.evaluate.verdict import Comparison, Judged, VerdictRule, decide
 from fusetune.fuse.forms import Blend
 from fusetune.fuse.method import Fusion
@@ -92,6 +93,7 @@ class Judge:
         """
         test = self.stacks["test"]
         fused, seconds = self._fused(candidates)
+        self._look(fused, candidates)
         judged = {**{m: test[m] for m in test.members}, **fused}
         intervals = self._intervals(judged)
         tests = self._tests(candidates, fused)
@@ -123,6 +125,17 @@ class Judge:
             **self._parts(candidates, judged),
         }
         return entries, fused
+
+    def look_at_members(self) -> None:
+        """Let all metrics find out at once what they keep of masks; see `look_side_by_side`."""
+        for role, stack in self.stacks.items():
+            look_side_by_side(stack.parts, self.targets[role], self.metrics)
+
+    def _look(self, fused: Mapping[str, Kind], candidates: Candidates) -> None:
+        look_side_by_side(list(fused.values()), self.targets["test"], self.metrics)
+        if self.judged == "test":
+            holdout = list(candidates.holdout.values())
+            look_side_by_side(holdout, self.targets["holdout"], self.metrics)
 
     def _parts(self, candidates: Candidates, judged: Mapping[str, Kind]) -> dict[str, Any]:
         """The best member and the chosen one class by class; the members' curves."""

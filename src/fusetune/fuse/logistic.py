@@ -137,6 +137,7 @@ def logistic_losses(logits_NC: Floats, columns_N: Array) -> Floats:
 
 def softmax(logits_NC: Floats) -> Floats:
     """`(N, C)` probabilities of logits."""
-    exp_NC = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
-    probs_NC: Floats = exp_NC / exp_NC.sum(axis=1, keepdims=True)
+    probs_NC = logits_NC - logits_NC.max(axis=1, keepdims=True)
+    np.exp(probs_NC, out=probs_NC)
+    probs_NC /= probs_NC.sum(axis=1, keepdims=True)
     return probs_NC

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from fusetune.fuse.evidence import error_blocks, likelihoods_ML
 from fusetune.fuse.forms import linear_pool, over_classes
 from fusetune.fuse.pool_values import PoolValues
+from fusetune.fuse.segmentation.selection_tallies import PixelTallies
 from fusetune.fuse.selection_accuracy import Accuracies
 from fusetune.fuse.simplex import residual_gram
 from fusetune.metric import Metric
@@ -74,6 +75,8 @@ def values_for(
         if same:
             grams_KMM = _grams(stack, targets, weights_N, per_column=True)
             return _SquaredErrors(grams_KMM, root=True)
+    if isinstance(first, Masks) and metric.of_tallies:
+        return PixelTallies(stack, targets, metric, weights_N)
     return _AnyValues(stack, targets, metric, weights_N)
 
 

@@ -44,8 +44,12 @@ class LogisticStack(Fusion[Probabilities]):
     def __call__(self, stack: Stack[Probabilities]) -> Probabilities:
         """Softmax of the linear function of the inputs."""
         inputs_NF, base_NC = self.inputs(stack)
-        logits_NC = inputs_NF @ self.coefficients_FC
-        return as_answer(stack, self.inputs, softmax(logits_NC + base_NC * self.on_mean))
+        logits_NC = (
+            self.coefficients_FC.T @ inputs_NF.T
+        ).T  # columns lie together, as in the inputs
+        if self.on_mean:
+            logits_NC += base_NC
+        return as_answer(stack, self.inputs, softmax(logits_NC))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

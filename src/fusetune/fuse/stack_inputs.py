@@ -74,15 +74,15 @@ class StackInputs(Fitted):
         """
         stack = stack.select(self.members)
         position = {name: index for index, name in enumerate(self.columns)}
-        sums_NC = np.zeros((len(stack), len(self.columns)))
+        sums_NC = np.zeros((len(self.columns), len(stack))).T  # columns lie together, as in blocks
         counts_C = np.zeros(len(self.columns))
         blocks = []
         for part, names in zip(stack.parts, self.known, strict=True):
             columns = [part.columns.index(name) for name in names]
             block = self._formed(part.array_NC[:, columns].astype(np.float64))
-            into = [position[name] for name in names]
-            sums_NC[:, into] += block
-            counts_C[into] += 1
+            for column, name in enumerate(names):
+                sums_NC[:, position[name]] += block[:, column]
+                counts_C[position[name]] += 1
             blocks.append(block / np.sqrt(len(self.members)))
         if self.scale is not None:
             vectors_NF = self.scale(feature_vectors(stack, self.features, self.widths))

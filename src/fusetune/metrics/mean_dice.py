@@ -40,6 +40,7 @@ class MeanDice(Metric[Masks]):
     higher_is_better: ClassVar[bool] = True
     title: ClassVar[str] = "Mean Dice"
     percent: ClassVar[bool] = True
+    of_tallies: ClassVar[bool] = True
 
     def statistics(self, prediction: Masks, targets: LabelMaps) -> Floats:
         """`(N, 3 C)` pixels: rightly called so, called so, truly so, of each class."""

@@ -43,6 +43,7 @@ class MeanIou(Metric[Masks]):
     higher_is_better: ClassVar[bool] = True
     title: ClassVar[str] = "Mean IoU"
     percent: ClassVar[bool] = True
+    of_tallies: ClassVar[bool] = True
 
     def statistics(self, prediction: Masks, targets: LabelMaps) -> Floats:
         """`(N, 3 C)` pixels: rightly called so, called so, truly so, of each class."""

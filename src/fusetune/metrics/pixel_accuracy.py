@@ -13,7 +13,7 @@ from fusetune.metric import Metric
 from fusetune.predictions.kinds import Floats, Kind
 from fusetune.predictions.segmentation.label_maps import LabelMaps
 from fusetune.predictions.segmentation.masks import Masks
-from fusetune.predictions.segmentation.tallies import class_tallies
+from fusetune.predictions.segmentation.tallies import tally_statistics
 
 __all__ = ["PixelAccuracy"]
 
@@ -41,16 +41,15 @@ class PixelAccuracy(Metric[Masks]):
     higher_is_better: ClassVar[bool] = True
     title: ClassVar[str] = "Pixel accuracy"
     percent: ClassVar[bool] = True
+    of_tallies: ClassVar[bool] = True
 
     def statistics(self, prediction: Masks, targets: LabelMaps) -> Floats:
-        """`(N, 2)` numbers of right pixels and of pixels."""
-        assert np.array_equal(prediction.ids, targets.ids), "prediction and targets differ in rows"
-        tallies = class_tallies(prediction, targets)
-        return tallies[:, [0, 2]].sum(axis=2).astype(np.float64)
+        """`(N, 3 C)` pixels: rightly called so, called so, truly so, of each class."""
+        return tally_statistics(prediction, targets)
 
     def values(self, statistics_NS: Floats, weights_RN: Floats) -> Floats:
         """`(R,)` shares; NaN without a pixel."""
-        pixels_R2 = weights_RN @ statistics_NS
+        right_RC, _, true_RC = np.split(weights_RN @ statistics_NS, 3, axis=1)
         with np.errstate(invalid="ignore"):
-            shares_R: Floats = pixels_R2[:, 0] / pixels_R2[:, 1]
+            shares_R: Floats = right_RC.sum(axis=1) / true_RC.sum(axis=1)
         return shares_R

@@ -44,9 +44,8 @@ def mean_prediction(parts: Sequence[P]) -> P:
     assert all(part.columns == first.columns for part in others)
     assert all(np.array_equal(part.ids, first.ids) for part in others)
     if isinstance(first, Masks):
-        parts_of_rows = zip(*(part.masks for part in parts if isinstance(part, Masks)), strict=True)
-        num = len(first.classes)
-        return mask_like(first, first.ids, [FusedMask(m, num, MeanRule()) for m in parts_of_rows])
+        masks = [part for part in parts if isinstance(part, Masks)]
+        return mask_like(first, first.ids, FusedMask.rows(masks, len(first.classes), MeanRule()))
     assert isinstance(first, Columnar)
     arrays = [part.array_NC for part in parts if isinstance(part, Columnar)]
     mean_NC = np.stack(arrays).mean(axis=0, dtype=np.float64)

@@ -17,9 +17,10 @@ from fusetune.predictions.detection.boxes import Boxes
 from fusetune.predictions.detection.detections import object_columns, read_boxes, write_boxes
 from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.kinds import Array, Columnar, Kind, Marginals, Probabilities, Values
-from fusetune.predictions.segmentation.files import kept_masks, write_mask_pieces, write_masks
+from fusetune.predictions.segmentation.files import kept_masks
 from fusetune.predictions.segmentation.label_maps import LabelMaps
 from fusetune.predictions.segmentation.masks import Masks
+from fusetune.predictions.segmentation.writing import write_mask_pieces, write_masks
 from fusetune.predictions.tables import ID, TARGET, Table, named_errors, read_table, write_table
 from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Targets
 

@@ -19,9 +19,9 @@ def in_threads(work: Callable[[P], R], pieces: Sequence[P]) -> list[R]:
         >>> in_threads(abs, [-1, 2])
         [1, 2]
     """
-    if len(pieces) < 2:
-        return [work(piece) for piece in pieces]
     known = getattr(os, "sched_getaffinity", None)  # what this process may use; not on every system
     processors = len(known(0)) if known else os.cpu_count() or 1
+    if min(processors, len(pieces)) < 2:
+        return [work(piece) for piece in pieces]
     with ThreadPoolExecutor(min(processors, len(pieces))) as threads:
         return list(threads.map(work, pieces))

@@ -14,6 +14,7 @@ from fusetune.calibrate.calibrator import Calibrator
 from fusetune.ensemble import Ensemble, SavedMember
 from fusetune.errors import InvalidValue, PredictionError, UsageError, name_some
 from fusetune.evaluate.judge import Judge
+from fusetune.evaluate.side_by_side import look_side_by_side
 from fusetune.evaluate.verdict import Judged, VerdictRule
 from fusetune.fuse.method import FusionMethod
 from fusetune.metric import Metric, check_kind
@@ -155,9 +156,10 @@ def judge_of_files(
     )
     stacks = {role: pool.stack.take(rows[role]) for role in rows}
     targets = {role: truth.take(rows[role]) for role in rows}
-    for role, stack in stacks.items():
-        _check_value(judging, stack, targets[role], role)
     shown = [find(Metric, name)() for name in task.metrics if name != judging.name]
+    for role, stack in stacks.items():
+        look_side_by_side(stack.parts[:1], targets[role], [judging, *shown])
+        _check_value(judging, stack, targets[role], role)
     shown = [one for one in shown if _is_defined(one, stacks, targets)]
     return Judge(
         metric=judging,

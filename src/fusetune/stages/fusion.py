@@ -11,6 +11,8 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from fusetune import __version__
@@ -26,7 +28,11 @@ from fusetune.predictions.detection.detections import object_columns
 from fusetune.predictions.detection.objects import Objects
 from fusetune.predictions.files import write_prediction, write_targets
 from fusetune.predictions.kinds import Array, Kind
+from fusetune.predictions.segmentation.files import kept_masks
 from fusetune.predictions.segmentation.label_maps import LabelMaps
+from fusetune.predictions.segmentation.masks import Masks
+from fusetune.predictions.segmentation.published import link_masks
+from fusetune.predictions.segmentation.writing import recording
 from fusetune.predictions.stack import Stack, rows_of
 from fusetune.predictions.targets import GroundTruth, LabelSets, Numbers, Targets
 from fusetune.recipe import Fuse
@@ -79,15 +85,33 @@ def fuse_stage(
         return artifact
     folder = step.begin()
     with one_thread():
+        judge.look_at_members()
         candidates = _candidates(judge, settings)
-        entries, fused = judge.results(candidates)
-    chosen = candidates.chosen
-    save_fusion(candidates.fusions[chosen], folder / "fusion")
-    write_prediction(folder / "predictions" / "test.parquet", fused[chosen])
-    if chosen in candidates.holdout:
-        write_prediction(folder / "predictions" / "holdout.parquet", candidates.holdout[chosen])
+        entries = _judged(judge, candidates, folder / "predictions")
+    save_fusion(candidates.fusions[candidates.chosen], folder / "fusion")
     write_json(folder / "judged.json", entries)
     return step.finish()
+
+
+def _judged(judge: Judge, candidates: Candidates, folder: Path) -> dict[str, Any]:
+    """The entries of judged.json; the chosen one's predictions are written, masks while they are judged."""
+    chosen, test = candidates.chosen, judge.stacks["test"]
+    held_out = candidates.holdout.get(chosen)
+    fused = candidates.test.get(chosen)
+    if isinstance(test.parts[0], Masks):
+        fused = candidates.fusions[chosen](test) if fused is None else fused
+        assert isinstance(fused, Masks)
+        with recording(folder / "test", fused) as recorded:
+            known = {**candidates.test, chosen: recorded}
+            entries, _ = judge.results(replace(candidates, test=known))
+    else:
+        entries, predicted = judge.results(candidates)
+        write_prediction(folder / "test.parquet", predicted[chosen])
+    if isinstance(held_out, Masks) and held_out is fused:
+        link_masks(folder / "holdout", kept_masks(folder / "test"))
+    elif held_out is not None:
+        write_prediction(folder / "holdout.parquet", held_out)
+    return entries
 
 
 def fuse_step(

@@ -41,10 +41,9 @@ def pooled_masks(parts: Sequence[Masks], weights_M: Floats, classes: tuple[str, 
     if all(part.classes == classes for part in parts):
         rule = _Average(tuple(shares))
     else:
-        places = [[classes.index(name) for name in parts[index].classes] for index in order]
-        rule = _PartialAverage(tuple(shares), places, len(classes))
-    rows = zip(*(parts[index].masks for index in order), strict=True)
-    fused = tuple(FusedMask(masks, len(classes), rule) for masks in rows)
+        places = [tuple(classes.index(name) for name in parts[index].classes) for index in order]
+        rule = _PartialAverage(tuple(shares), tuple(places), len(classes))
+    fused = FusedMask.rows([parts[index] for index in order], len(classes), rule)
     return Masks(parts[0].ids, classes, fused)
 
 
@@ -92,7 +91,7 @@ class _PartialAverage(Rule):
     """Where members know different classes: over those that know each, then divided by the sums."""
 
     shares: tuple[float, ...]
-    places: Sequence[Sequence[int]]
+    places: tuple[tuple[int, ...], ...]
     num_classes: int
 
     def __call__(self, bands: Iterable[Floats]) -> Floats:
@@ -128,10 +127,9 @@ class PixelWise(Fusion[Masks]):
         stack = stack.select(self.members)
         classes = known_classes(stack.parts, stack.classes)
         rule = _OfPixels(
-            self.fusion, stack.members, [part.classes for part in stack.parts], classes
+            self.fusion, stack.members, tuple(part.classes for part in stack.parts), classes
         )
-        rows = zip(*(part.masks for part in stack.parts), strict=True)
-        fused = tuple(FusedMask(masks, len(classes), rule, together=True) for masks in rows)
+        fused = FusedMask.rows(stack.parts, len(classes), rule, together=True)
         return Masks(stack.ids, classes, fused)
 
     def weights(self) -> dict[str, float] | None:
@@ -143,7 +141,7 @@ class PixelWise(Fusion[Masks]):
 class _OfPixels(Rule):
     fusion: Fusion[Probabilities]
     members: tuple[str, ...]
-    known: Sequence[tuple[str, ...]]
+    known: tuple[tuple[str, ...], ...]
     classes: tuple[str, ...]
 
     def __call__(self, bands: Iterable[Floats]) -> Floats:

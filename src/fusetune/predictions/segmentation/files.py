@@ -8,7 +8,7 @@ Shapes: C classes, H W pixels, K colors.
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusetune.atomic import replacing_folder
 from fusetune.errors import InvalidValue, PredictionError, name_some
 from fusetune.predictions.kinds import Array, Floats, as_ids
 from fusetune.predictions.segmentation.label_maps import IGNORED, Labels
@@ -35,8 +34,6 @@ __all__ = [
     "read_legend",
     "stored_shape",
     "write_legend",
-    "write_mask_pieces",
-    "write_masks",
 ]
 
 IMAGES, ARRAYS = (".png", ".bmp", ".tif", ".tiff", ".gif"), (".npy", ".npz")
@@ -245,29 +242,6 @@ def stored_shape(path: Path) -> tuple[int, ...]:
         return (image.height, image.width)
 
 
-def write_masks(folder: Path, masks: Masks) -> None:
-    """Write `<id>.npy` with half-precision probabilities `(C, H, W)` for every row, and `classes.txt`.
-
-    The folder appears when it is complete.
-
-    Args:
-        folder: Replaced if it is there.
-        masks: What to write; computed and written band by band.
-    """
-    write_mask_pieces(folder, masks.classes, [masks])
-
-
-def write_mask_pieces(folder: Path, classes: Sequence[str], pieces: Iterable[Masks]) -> None:
-    """As `write_masks`, from pieces with these classes, of which one is held at a time."""
-    with replacing_folder(folder) as made:
-        for masks in pieces:
-            for name, mask in zip(masks.ids.tolist(), masks.masks, strict=True):
-                path = made / f"{name}.npy"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _write_array(path, mask)
-        write_legend(made, Legend(tuple(classes)))
-
-
 def write_legend(folder: Path, legend: Legend) -> None:
     """Write `classes.txt`, which `read_legend` reads."""
     colors: Sequence[Sequence[int]] = legend.colors or [()] * len(legend.classes)
@@ -277,26 +251,11 @@ def write_legend(folder: Path, legend: Legend) -> None:
 
 
 def kept_masks(folder: Path) -> Masks:
-    """Masks that `write_masks` wrote, sorted by id; their numbers are not checked again."""
+    """Masks that `writing.write_masks` wrote, sorted by id; their numbers are not checked again."""
     paths = mask_paths(folder)
     legend = read_legend(folder)
     assert legend is not None
     return Masks(as_ids(list(paths)), legend.classes, tuple(map(FileMask, paths.values())))
-
-
-def _write_array(path: Path, mask: Mask) -> None:
-    shape = (mask.num_classes, *mask.size)
-    if 0 in shape:
-        np.save(path, np.zeros(shape, dtype=np.float16))
-        return
-    header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        start, plane = file.tell(), 2 * shape[1] * shape[2]
-        for top, band in mask.bands():
-            for index, lines in enumerate(band.astype(np.float16)):
-                file.seek(start + index * plane + 2 * top * shape[2])
-                file.write(np.ascontiguousarray(lines).data)
 
 
 def _mapped(path: Path) -> Array:

@@ -12,6 +12,7 @@ import abc
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Self, TypeVar
 
 import numpy as np
@@ -19,10 +20,12 @@ import numpy.typing as npt
 
 from fusetune.errors import PredictionError, name_some
 from fusetune.predictions.kinds import SUM_TOLERANCE, Array, Floats, Ids, Kind, as_ids
+from fusetune.predictions.segmentation.sharing import made_once, once_inside, sharing
 
 __all__ = [
     "BAND_BYTES",
     "ArrayMask",
+    "ComputedMask",
     "FusedMask",
     "Mask",
     "Masks",
@@ -96,14 +99,17 @@ class Mask(abc.ABC):
     def bands(self) -> Iterator[tuple[int, Floats]]:
         """All bands, each with the number of its first line."""
         for top, bottom in self.spans():
-            yield top, self.band(top, bottom)
+            with sharing():
+                band = self.band(top, bottom)
+            yield top, band
 
     def array(self) -> Floats:
         """`(C, H, W)` probabilities, all at once, as a copy."""
         dtype = self.band(0, 1).dtype if 0 not in self.size else np.dtype(np.float32)
         whole = np.empty((self.num_classes, *self.size), dtype=dtype)
         for top, bottom in self.spans():
-            self.write(top, bottom, whole[:, top:bottom])
+            with sharing():
+                self.write(top, bottom, whole[:, top:bottom])
         return whole
 
     def write(self, top: int, bottom: int, out: Floats) -> None:
@@ -140,6 +146,18 @@ class ArrayMask(Mask):
         return widened(self.array_CHW.reshape(self.num_classes, -1)[:, places_P])
 
 
+class ComputedMask(Mask):
+    """A mask that is computed from others where it is read, once for all who read it side by side."""
+
+    def band(self, top: int, bottom: int) -> Floats:
+        """See `Mask`; kept inside of `sharing`."""
+        return once_inside((self, top, bottom), lambda: self.computed(top, bottom))
+
+    @abc.abstractmethod
+    def computed(self, top: int, bottom: int) -> Floats:
+        """The band, anew."""
+
+
 class OrderedMask(Mask):
     """The same mask with its classes in another order, and perhaps more of them, which are 0.
 
@@ -168,7 +186,7 @@ class OrderedMask(Mask):
 
 
 class Rule(abc.ABC):
-    """How several masks become one, pixel by pixel."""
+    """How several masks become one, pixel by pixel; equal rules do the same."""
 
     @abc.abstractmethod
     def __call__(self, bands: Iterable[Floats]) -> Floats:
@@ -179,6 +197,7 @@ class Rule(abc.ABC):
         out[...] = self(bands)
 
 
+@dataclass(frozen=True)
 class MeanRule(Rule):
     """The mean of masks with the same classes."""
 
@@ -193,7 +212,7 @@ class MeanRule(Rule):
         return total
 
 
-class FusedMask(Mask):
+class FusedMask(ComputedMask):
     """What a rule makes of several masks of one size, pixel by pixel, when it is asked for.
 
     Args:
@@ -216,8 +235,22 @@ class FusedMask(Mask):
         assert len({mask.size for mask in masks}) == 1
         self.masks, self.rule, self.together = tuple(masks), rule, together
 
-    def band(self, top: int, bottom: int) -> Floats:
-        """See `Mask`."""
+    @classmethod
+    def rows(
+        cls, parts: Sequence["Masks"], num_classes: int, rule: Rule, *, together: bool = False
+    ) -> "tuple[FusedMask, ...]":
+        """A mask for each row of the parts; where the rule has fused the same masks before, that one.
+
+        A fusion, and what blends it with others, so share what they have found out.
+        """
+        rows = zip(*(part.masks for part in parts), strict=True)
+        return tuple(
+            made_once((rule, masks), partial(cls, masks, num_classes, rule, together=together))
+            for masks in rows
+        )
+
+    def computed(self, top: int, bottom: int) -> Floats:
+        """See `ComputedMask`."""
         if not self.together or bottom - top <= (lines := self._lines()):
             return self.rule(mask.band(top, bottom) for mask in self.masks)
         edges = [*range(top, bottom, lines), bottom]
@@ -336,7 +369,12 @@ class Masks(Kind):
         if columns == self.classes:
             return self
         places = [columns.index(name) for name in self.classes]
-        ordered = tuple(OrderedMask(mask, places, len(columns)) for mask in self.masks)
+        ordered = tuple(
+            made_once(
+                (mask, *places, len(columns)), partial(OrderedMask, mask, places, len(columns))
+            )
+            for mask in self.masks
+        )
         return type(self)(self.ids, columns, ordered)
 
 

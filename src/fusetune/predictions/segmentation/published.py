@@ -9,10 +9,10 @@ from fusetune.predictions.segmentation.files import (
     FileMask,
     Legend,
     write_legend,
-    write_masks,
 )
 from fusetune.predictions.segmentation.label_maps import LabelMask
 from fusetune.predictions.segmentation.masks import Mask, Masks
+from fusetune.predictions.segmentation.writing import write_masks
 
 __all__ = ["link_masks"]
 

@@ -10,14 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from fusetune.predictions.kinds import Floats
-from fusetune.predictions.segmentation.masks import Mask, Masks, Size, mask_like
+from fusetune.predictions.segmentation.masks import (
+    ComputedMask,
+    Mask,
+    Masks,
+    Places,
+    Size,
+    mask_like,
+)
 
 __all__ = ["ResampledMask", "resampled"]
 
 Integers = npt.NDArray[np.int64]
 
 
-class ResampledMask(Mask):
+class ResampledMask(ComputedMask):
     """The mask at another size: bilinear between the centers of its pixels, as image libraries have it.
 
     Probabilities are resampled, never labels; weights sum to 1, and so do the classes. Where the new
@@ -34,8 +41,8 @@ class ResampledMask(Mask):
         assert 0 not in mask.size
         self.mask = mask
 
-    def band(self, top: int, bottom: int) -> Floats:
-        """See `Mask`."""
+    def computed(self, top: int, bottom: int) -> Floats:
+        """See `ComputedMask`."""
         upper, lower, share = _between(self.mask.size[0], self.size[0])
         left, right, share_W = _between(self.mask.size[1], self.size[1])
         if bottom <= top:
@@ -47,6 +54,20 @@ class ResampledMask(Mask):
         above = np.take(wide, upper[top:bottom] - first, axis=1)
         below = np.take(wide, lower[top:bottom] - first, axis=1)
         return _mixed(above, below, share[top:bottom, None])
+
+    def pixels(self, places_P: Places) -> Floats:
+        """See `Mask`; of the four old pixels around each, in the order in which bands mix them."""
+        (height, width), (lines_P, columns_P) = self.mask.size, np.divmod(places_P, self.size[1])
+        upper, lower, share_H = _between(height, self.size[0])
+        left, right, share_W = _between(width, self.size[1])
+        wide = []
+        for line in (upper, lower):
+            before, after = (
+                self.mask.pixels(line[lines_P] * width + column[columns_P])
+                for column in (left, right)
+            )
+            wide.append(_mixed(before, after, share_W[columns_P]))
+        return _mixed(wide[0], wide[1], share_H[lines_P])
 
 
 def resampled(masks: Masks, sizes: Sequence[Size]) -> Masks:

@@ -5,7 +5,7 @@ Shapes: N rows, C classes of the truth, H W pixels, R resamples.
 """
 
 import weakref
-from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,19 @@ import numpy.typing as npt
 from fusetune.predictions.kinds import Floats
 from fusetune.predictions.segmentation.label_maps import LabelMaps, Labels
 from fusetune.predictions.segmentation.masks import Mask, Masks
+from fusetune.predictions.segmentation.sharing import once_inside, put_inside, sharing
 
-__all__ = ["class_tallies", "confusion_of", "decided_of", "mean_ratios", "tally_statistics"]
+__all__ = [
+    "class_tallies",
+    "confusion_of",
+    "decide_together",
+    "decided_of",
+    "mean_ratios",
+    "tally_statistics",
+]
 
 Integers = npt.NDArray[np.int64]
 
-KEPT_BYTES = 64 * 2**20
-"""Of decided classes that are kept: metrics ask for those of all rows one after the other."""
-
-_said: "OrderedDict[weakref.ref[Mask], npt.NDArray[np.int16]]" = OrderedDict()
 _KEPT: "weakref.WeakKeyDictionary[Mask, tuple[Any, Integers]]" = weakref.WeakKeyDictionary()
 
 
@@ -75,12 +79,10 @@ def confusion_of(
     truth_HW = labels.read()
     assert mask.size == truth_HW.shape, (mask.size, truth_HW.shape)
     codes = np.zeros((num_classes + 1) ** 2, dtype=np.int64)
-    position = {name: index for index, name in enumerate(true_classes)}
-    places = np.array([position.get(name, num_classes) for name in classes])
-    said_HW = _decided(mask)
+    said_HW = decided_of(mask, classes, true_classes)
     for top, bottom in mask.spans():
         code = (truth_HW[top:bottom].astype(np.int64) + 1) * (num_classes + 1)
-        code += places[said_HW[top:bottom]]
+        code += said_HW[top:bottom]
         codes += np.bincount(code.reshape(-1), minlength=len(codes))
     return codes.reshape(num_classes + 1, num_classes + 1)[1:]
 
@@ -91,21 +93,30 @@ def decided_of(
     """`(H, W)` predicted classes, as positions among the true ones; C where they are none of these."""
     position = {name: index for index, name in enumerate(true_classes)}
     places = [position.get(name, len(true_classes)) for name in classes]
-    return np.array(places, dtype=np.int16)[_decided(mask)]
+    said_HW = once_inside((_decided, mask), lambda: _decided([mask])[0])
+    if places == list(range(len(places))):
+        return said_HW
+    return np.array(places, dtype=np.int16)[said_HW]
 
 
-def _decided(mask: Mask) -> npt.NDArray[np.int16]:
-    """`(H, W)` most probable classes; kept for the next time, as long as others do not need the room."""
-    reference = weakref.ref(mask, _forget)
-    if (said := _said.get(reference)) is not None:
-        return said
-    bands = [mask.decided(top, bottom) for top, bottom in mask.spans()]
-    said = np.concatenate(bands) if bands else np.zeros(mask.size, dtype=np.int16)
-    _said[reference] = said
-    while len(_said) > max(1, KEPT_BYTES // max(1, said.nbytes)):  # rows are of about one size
-        _said.popitem(last=False)
+def decide_together(masks: Sequence[Mask]) -> None:
+    """Have the most probable classes of an image's masks ready inside of `sharing`, of all band by band.
+
+    Bands that several of them are made of are read and computed once.
+
+    Args:
+        masks: Of one size.
+    """
+    for mask, said_HW in zip(masks, _decided(masks), strict=True):
+        put_inside((_decided, mask), said_HW)
+
+
+def _decided(masks: Sequence[Mask]) -> list[npt.NDArray[np.int16]]:
+    """`(H, W)` most probable classes of each, one at least."""
+    said = [np.zeros(mask.size, dtype=np.int16) for mask in masks]
+    widest = max(masks, key=lambda mask: mask.num_classes)
+    for top, bottom in widest.spans():
+        with sharing():
+            for mask, said_HW in zip(masks, said, strict=True):
+                said_HW[top:bottom] = mask.decided(top, bottom)
     return said
-
-
-def _forget(reference: "weakref.ref[Mask]") -> None:
-    _said.pop(reference, None)

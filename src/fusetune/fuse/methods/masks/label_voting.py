@@ -86,17 +86,15 @@ class VotedMasks(Fusion[Masks]):
         """Shares of the votes, counted where they are read."""
         stack = stack.select(self.members)
         classes = known_classes(stack.parts, stack.classes)
-        places = [[classes.index(name) for name in one.classes] for one in stack.parts]
+        places = tuple(tuple(classes.index(name) for name in one.classes) for one in stack.parts)
         undecided = classes.index(self.undecided) if self.undecided in classes else -1
         rule = _Shares(places, len(classes), undecided)
-        rows = zip(*(part.masks for part in stack.parts), strict=True)
-        fused = tuple(FusedMask(masks, len(classes), rule) for masks in rows)
-        return Masks(stack.ids, classes, fused)
+        return Masks(stack.ids, classes, FusedMask.rows(stack.parts, len(classes), rule))
 
 
 @dataclass(frozen=True)
 class _Shares(Rule):
-    places: list[list[int]]
+    places: tuple[tuple[int, ...], ...]
     num_classes: int
     undecided: int
 

@@ -6,6 +6,7 @@ Shapes: M members, C classes, H W pixels, P chosen pixels.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +18,8 @@ from fusetune.fuse.raters import Raters, combinations, posterior_of, rate
 from fusetune.fuse.segmentation.votes import votes_of
 from fusetune.metric import Metric
 from fusetune.predictions.kinds import Array, Floats, Kind
-from fusetune.predictions.segmentation.masks import Mask, Masks, Places
+from fusetune.predictions.segmentation.masks import ComputedMask, Mask, Masks, Places
+from fusetune.predictions.segmentation.sharing import made_once
 from fusetune.predictions.stack import Stack, known_classes
 
 __all__ = ["RatedMasks", "Staple"]
@@ -111,24 +113,29 @@ class RatedMasks(Fusion[Masks]):
         """Posteriors of the true classes, computed where they are read."""
         stack = stack.select(self.members)
         classes = known_classes(stack.parts, stack.classes)
-        places = [[classes.index(name) for name in one.classes] for one in stack.parts]
+        places = tuple(tuple(classes.index(name) for name in one.classes) for one in stack.parts)
 
         def rated(votes: Iterable[Any]) -> Raters:
             found = combinations(votes)
             return rate(found, len(classes), max_rounds=self.max_rounds, tolerance=self.tolerance)
 
         rows = zip(*(part.masks for part in stack.parts), strict=True)
-        fused = tuple(_RatedMask(masks, places, len(classes), rated) for masks in rows)
+        fused = tuple(
+            made_once(
+                (self, masks, places), partial(_RatedMask, masks, places, len(classes), rated)
+            )
+            for masks in rows
+        )
         return Masks(stack.ids, classes, fused)
 
 
-class _RatedMask(Mask):
+class _RatedMask(ComputedMask):
     """One image; of what is learned from it, only the confusion matrices are kept."""
 
     def __init__(
         self,
         masks: tuple[Mask, ...],
-        places: list[list[int]],
+        places: tuple[tuple[int, ...], ...],
         num_classes: int,
         rated: Callable[[Iterable[Any]], Raters],
     ) -> None:
@@ -136,8 +143,8 @@ class _RatedMask(Mask):
         self.masks, self.places, self.rated = masks, places, rated
         self.raters: Raters | None = None
 
-    def band(self, top: int, bottom: int) -> Floats:
-        """See `Mask`."""
+    def computed(self, top: int, bottom: int) -> Floats:
+        """See `ComputedMask`."""
         return self._posterior(mask.band(top, bottom) for mask in self.masks)
 
     def pixels(self, places_P: Places) -> Floats:
