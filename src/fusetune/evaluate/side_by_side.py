@@ -17,6 +17,8 @@ from fusetune.predictions.threads import in_threads
 
 __all__ = ["look_side_by_side"]
 
+AT_ONCE = 8  # images; each takes about as much memory as one of its masks
+
 _LOOKED: "weakref.WeakKeyDictionary[Mask, set[Any]]" = weakref.WeakKeyDictionary()
 
 
@@ -47,4 +49,4 @@ def look_side_by_side(
                     metric.statistics(one.take(rows), truth)
                 _LOOKED.setdefault(one.masks[row], set()).update(metrics)
 
-    in_threads(look, range(len(targets) if masks else 0))
+    in_threads(look, range(len(targets) if masks else 0), most=AT_ONCE)

@@ -12,8 +12,14 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 
-def in_threads(work: Callable[[P], R], pieces: Sequence[P]) -> list[R]:
+def in_threads(work: Callable[[P], R], pieces: Sequence[P], *, most: int | None = None) -> list[R]:
     """The results in the order of the pieces; for work that lets other threads run.
+
+    Args:
+        work: Done for each piece.
+        pieces: What is worked on.
+        most: At most so many at a time, where each takes much memory; None: as many as there are
+            processors.
 
     Example:
         >>> in_threads(abs, [-1, 2])
@@ -21,7 +27,8 @@ def in_threads(work: Callable[[P], R], pieces: Sequence[P]) -> list[R]:
     """
     known = getattr(os, "sched_getaffinity", None)  # what this process may use; not on every system
     processors = len(known(0)) if known else os.cpu_count() or 1
-    if min(processors, len(pieces)) < 2:
+    number = min(processors, len(pieces), most or processors)
+    if number < 2:
         return [work(piece) for piece in pieces]
-    with ThreadPoolExecutor(min(processors, len(pieces))) as threads:
+    with ThreadPoolExecutor(number) as threads:
         return list(threads.map(work, pieces))

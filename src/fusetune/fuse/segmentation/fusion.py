@@ -126,9 +126,8 @@ class PixelWise(Fusion[Masks]):
         """Masks of what the fusion makes of each pixel, computed where they are read."""
         stack = stack.select(self.members)
         classes = known_classes(stack.parts, stack.classes)
-        rule = _OfPixels(
-            self.fusion, stack.members, tuple(part.classes for part in stack.parts), classes
-        )
+        known = tuple(part.classes for part in stack.parts)
+        rule = _OfPixels(self.fusion, id(self.fusion), stack.members, known, classes)
         fused = FusedMask.rows(stack.parts, len(classes), rule, together=True)
         return Masks(stack.ids, classes, fused)
 
@@ -139,7 +138,10 @@ class PixelWise(Fusion[Masks]):
 
 @dataclass(frozen=True)
 class _OfPixels(Rule):
-    fusion: Fusion[Probabilities]
+    """Alike only if it is the same fusion: comparing its arrays would cost more than fusing a band."""
+
+    fusion: Fusion[Probabilities] = field(compare=False)
+    identity: int
     members: tuple[str, ...]
     known: tuple[tuple[str, ...], ...]
     classes: tuple[str, ...]
