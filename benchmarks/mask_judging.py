@@ -4,9 +4,10 @@
 Images are made up: blobs of classes with boxes on them. The members' masks are half-precision files of a
 half and a quarter of the image's height and width, blurred and noisy truth. A process of its own reads
 the files, fits and judges as `fusetune fuse` does, cross-fitted, and then takes an image's work
-apart. With `--beside`, a process of another source tree (`git worktree add ../before <commit>`) does the
-same in turn, and the ratio is that of each round. The peer is boundary F1 as it is usually written: each
-class's outline, both ways by a distance transform of the whole image.
+apart: six methods, one after the other. With `--beside`, a process of another source tree
+(`git worktree add ../before <commit>`) does the same in turn, and the ratio is that of each round. The peer
+is boundary F1 as it is usually written: each class's outline, both ways by a distance transform of
+the whole image.
 
     python benchmarks/mask_judging.py --beside ../before/src > docs/results/mask_judging.md
 """
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -35,13 +37,13 @@ CASES = {  # name: images, height, width, classes
     "Cityscapes": (3, 1024, 2048, 19),
 }
 COARSER = {"half": 2, "quarter": 4, "other_quarter": 4}
-WHOLE = ("reading and checking", "fitting, judging, writing")
+WHOLE = ("reading and checking", "fitting and judging", "its processor time")
 PARTS = (
-    "resampling",
-    "fusing and deciding",
+    "resampling three members",
+    "fusing and deciding, each method alone",
     "confusion counts",
     "boundary F1",
-    "peer",
+    "boundary F1, the peer",
     "intervals",
 )
 
@@ -121,7 +123,9 @@ def measured(folder: Path, out: Path) -> dict[str, Any]:
             judge = judge_of_files(pool, task_of(pool), None, None, 0)
             return fuse_stage(experiment, judge, settings, {})
 
+        begun = time.process_time()
         fused = timed(seconds, WHOLE[1], judged)
+        seconds[WHOLE[2]] = time.process_time() - begun
     peak = peak_bytes() - before
     entries = json.loads(fused.path("judged.json").read_text())
     shown = {one["name"]: one["scores"]["test"] for one in entries["fusions"]}
@@ -142,28 +146,32 @@ def parts(pool: Any) -> dict[str, float]:
     from fusetune.plugins import find
     from fusetune.predictions.segmentation.tallies import class_tallies, decided_of
 
-    seconds: dict[str, float] = {}
-    stack, truth = pool.stack, pool.truth.targets
-    row = stack.take(np.array([0])), truth.take(np.array([0]))
-    for part in row[0].parts:
-        timed(seconds, "resampling", lambda part=part: [0 for _ in part.masks[0].bands()])
-    scored = []
-    for name in METHODS:
-        fusion = find(FusionMethod, name)().fit(*row, MeanIou())
-        masks = fusion(row[0])
-        said = timed(
-            seconds,
-            "fusing and deciding",
-            lambda masks=masks: decided_of(masks.masks[0], masks.classes, truth.classes),
-        )
-        timed(seconds, "confusion counts", lambda masks=masks: class_tallies(masks, row[1]))
-        timed(seconds, "boundary F1", lambda masks=masks: BoundaryF1().statistics(masks, row[1]))
-        labels = row[1].maps[0].read()
-        timed(seconds, "peer", lambda said=said, labels=labels: usual_boundary_f1(said, labels))
-        tallies = np.random.default_rng(0).integers(1, 1000, (84, 3 * len(truth.classes)))
-        scored.append((MeanIou(), tallies.astype(np.float64)))
-    timed(seconds, "intervals", lambda: bootstrap_intervals(scored, seed=0))
-    return seconds
+    found: dict[str, float] = {}
+    row, truth = pool.stack.take(np.array([0])), pool.truth.targets.take(np.array([0]))
+    labels, names = truth.maps[0].read(), truth.classes
+    for part in row.parts:
+        timed(found, PARTS[0], lambda part=part: [None for _ in part.masks[0].bands()])
+    for method in METHODS:
+        masks = find(FusionMethod, method)().fit(row, truth, MeanIou())(row)
+        with keeping():
+            one = masks.masks[0], masks.classes, names
+            said = timed(found, PARTS[1], lambda one=one: decided_of(*one))
+            timed(found, PARTS[2], lambda masks=masks: class_tallies(masks, truth))
+            timed(found, PARTS[3], lambda masks=masks: BoundaryF1().statistics(masks, truth))
+            timed(found, PARTS[4], lambda said=said: usual_boundary_f1(said, labels))
+    tallies = np.random.default_rng(0).integers(1, 1000, (84, 3 * len(names))).astype(np.float64)
+    scored = [(MeanIou(), tallies + number) for number in range(len(METHODS))]
+    timed(found, PARTS[5], lambda: bootstrap_intervals(scored, seed=0))
+    return found
+
+
+def keeping() -> AbstractContextManager[None]:
+    """In which decided classes are kept; trees before it kept them always."""
+    try:
+        from fusetune.predictions.segmentation.sharing import sharing
+    except ModuleNotFoundError:
+        return nullcontext()
+    return sharing()
 
 
 def usual_boundary_f1(said_HW: np.ndarray, truth_HW: np.ndarray) -> float:
@@ -256,9 +264,10 @@ def main() -> None:
         trees = {"before": args.beside, **trees}
     print("# Judging fused masks\n")
     print(
-        f"{date.today()}, {len(os.sched_getaffinity(0))} CPU cores ({platform.machine()}), numpy "
+        f"{date.today()}, {len(os.sched_getaffinity(0))} CPU cores, shared ({platform.machine()}), numpy "
         f"{np.__version__}; `python benchmarks/mask_judging.py --rounds {args.rounds}`. Seconds, medians of "
-        "the rounds; how many times faster, and the range of that."
+        "the rounds; how many times faster, the median and the range of the rounds. Parts are of one "
+        "image and six methods, on one core."
     )
     for case in args.cases:
         images, height, width, classes = CASES[case]

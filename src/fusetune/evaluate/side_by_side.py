@@ -10,14 +10,12 @@ import numpy as np
 from fusetune.metric import Metric
 from fusetune.predictions.kinds import Kind
 from fusetune.predictions.segmentation.masks import Mask, Masks
-from fusetune.predictions.segmentation.sharing import sharing
+from fusetune.predictions.segmentation.sharing import IMAGES_AT_ONCE, sharing
 from fusetune.predictions.segmentation.tallies import decide_together
 from fusetune.predictions.targets import GroundTruth
 from fusetune.predictions.threads import in_threads
 
 __all__ = ["look_side_by_side"]
-
-AT_ONCE = 8  # images; each takes about as much memory as one of its masks
 
 _LOOKED: "weakref.WeakKeyDictionary[Mask, set[Any]]" = weakref.WeakKeyDictionary()
 
@@ -49,4 +47,4 @@ def look_side_by_side(
                     metric.statistics(one.take(rows), truth)
                 _LOOKED.setdefault(one.masks[row], set()).update(metrics)
 
-    in_threads(look, range(len(targets) if masks else 0), most=AT_ONCE)
+    in_threads(look, range(len(targets) if masks else 0), most=IMAGES_AT_ONCE)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["in_threads"]
+__all__ = ["in_threads", "num_processors"]
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -25,10 +25,15 @@ def in_threads(work: Callable[[P], R], pieces: Sequence[P], *, most: int | None 
         >>> in_threads(abs, [-1, 2])
         [1, 2]
     """
-    known = getattr(os, "sched_getaffinity", None)  # what this process may use; not on every system
-    processors = len(known(0)) if known else os.cpu_count() or 1
+    processors = num_processors()
     number = min(processors, len(pieces), most or processors)
     if number < 2:
         return [work(piece) for piece in pieces]
     with ThreadPoolExecutor(number) as threads:
         return list(threads.map(work, pieces))
+
+
+def num_processors() -> int:
+    """How many this process may use."""
+    known = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(known(0)) if known else os.cpu_count() or 1

@@ -22,6 +22,7 @@ from fusetune.errors import InvalidValue, PredictionError, name_some
 from fusetune.predictions.kinds import Array, Floats, as_ids
 from fusetune.predictions.segmentation.label_maps import IGNORED, Labels
 from fusetune.predictions.segmentation.masks import BAND_BYTES, Mask, Masks, Places, widened
+from fusetune.predictions.segmentation.sharing import IMAGES_AT_ONCE
 
 __all__ = [
     "CLASSES_FILE",
@@ -38,7 +39,8 @@ __all__ = [
 
 IMAGES, ARRAYS = (".png", ".bmp", ".tif", ".tiff", ".gif"), (".npy", ".npz")
 CLASSES_FILE = "classes.txt"
-DECODED = 4  # label maps that are kept decoded: the truth, and those beside it
+DECODED = 8 * IMAGES_AT_ONCE  # label maps that are kept decoded: the truth, and those beside it
+UNPACKED = 2 * IMAGES_AT_ONCE  # npz files that are kept in memory
 KEPT_BYTES = 4 * BAND_BYTES  # of memory that bands are read into, by each thread
 UNUSED = 3  # references to an array that nothing but the list below, its loop and the count know of
 _KEPT = threading.local()
@@ -274,7 +276,7 @@ def _stamp(path: Path) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=UNPACKED)
 def _unpacked(path: Path, _: tuple[int, int]) -> Array:
     with np.load(path, allow_pickle=False) as arrays:
         if len(arrays.files) != 1:

@@ -17,9 +17,11 @@ from fusetune.errors import PredictionError
 from fusetune.predictions.kinds import Array, Floats, Probabilities
 from fusetune.predictions.long_truth import nameless
 from fusetune.predictions.segmentation.label_maps import ArrayLabels, LabelMaps, class_counts
-from fusetune.predictions.segmentation.masks import ArrayMask, Masks, Places, Size, mask_like
+from fusetune.predictions.segmentation.masks import ArrayMask, Mask, Masks, Places, Size, mask_like
+from fusetune.predictions.segmentation.sharing import IMAGES_AT_ONCE
 from fusetune.predictions.stack import Stack
 from fusetune.predictions.targets import Targets, replaced
+from fusetune.predictions.threads import in_threads
 
 __all__ = ["chosen_places", "pixel_rows", "sampled_masks", "sampled_truth"]
 
@@ -46,11 +48,13 @@ def chosen_places(name: str, size: Size, num_rows: int) -> Places:
 
 def sampled_masks(masks: Masks) -> Masks:
     """The chosen pixels of every row as a mask of one line, in memory."""
-    lines = []
-    for name, mask in zip(masks.ids.tolist(), masks.masks, strict=True):
-        numbers_CP = mask.sample(chosen_places(name, mask.size, len(masks)))
-        lines.append(ArrayMask(numbers_CP[:, None]))
-    return mask_like(masks, masks.ids, lines)
+
+    def line(row: tuple[str, Mask]) -> ArrayMask:
+        name, mask = row
+        return ArrayMask(mask.sample(chosen_places(name, mask.size, len(masks)))[:, None])
+
+    rows = list(zip(masks.ids.tolist(), masks.masks, strict=True))
+    return mask_like(masks, masks.ids, in_threads(line, rows, most=IMAGES_AT_ONCE))
 
 
 def sampled_truth(truth: LabelMaps) -> LabelMaps:

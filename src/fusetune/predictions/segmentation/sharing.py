@@ -10,7 +10,12 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
-__all__ = ["made_once", "once_inside", "put_inside", "sharing"]
+from fusetune.predictions.threads import num_processors
+
+__all__ = ["IMAGES_AT_ONCE", "made_once", "once_inside", "put_inside", "sharing"]
+
+IMAGES_AT_ONCE = min(8, num_processors())
+"""Images that are worked on side by side; each takes about as much memory as one of its masks."""
 
 T = TypeVar("T")
 

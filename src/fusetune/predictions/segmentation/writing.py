@@ -14,7 +14,7 @@ from fusetune.atomic import replacing_folder
 from fusetune.predictions.kinds import Floats
 from fusetune.predictions.segmentation.files import Legend, write_legend
 from fusetune.predictions.segmentation.masks import ComputedMask, Mask, Masks, Places, mask_like
-from fusetune.predictions.segmentation.sharing import sharing
+from fusetune.predictions.segmentation.sharing import IMAGES_AT_ONCE, sharing
 from fusetune.predictions.threads import in_threads
 
 __all__ = ["recording", "write_mask_pieces", "write_masks"]
@@ -36,7 +36,7 @@ def write_mask_pieces(folder: Path, classes: Sequence[str], pieces: Iterable[Mas
     """As `write_masks`, from pieces with these classes, of which one is held at a time."""
     with replacing_folder(folder) as made:
         for masks in pieces:
-            in_threads(_RecordedMask.finish, _recorded(made, masks))
+            in_threads(_RecordedMask.finish, _recorded(made, masks), most=IMAGES_AT_ONCE)
         write_legend(made, Legend(tuple(classes)))
 
 
@@ -53,7 +53,7 @@ def recording(folder: Path, masks: Masks) -> Iterator[Masks]:
     with replacing_folder(folder) as made:
         recorded = _recorded(made, masks)
         yield mask_like(masks, masks.ids, recorded)
-        in_threads(_RecordedMask.finish, recorded)
+        in_threads(_RecordedMask.finish, recorded, most=IMAGES_AT_ONCE)
         write_legend(made, Legend(masks.classes))
 
 
