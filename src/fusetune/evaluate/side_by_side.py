@@ -17,7 +17,7 @@ from fusetune.predictions.threads import in_threads
 
 __all__ = ["look_side_by_side"]
 
-_LOOKED: "weakref.WeakKeyDictionary[Mask, set[Any]]" = weakref.WeakKeyDictionary()
+_LOOKED: "weakref.WeakKeyDictionary[Mask, list[Any]]" = weakref.WeakKeyDictionary()
 
 
 def look_side_by_side(
@@ -36,7 +36,7 @@ def look_side_by_side(
     masks = [one for one in predictions if isinstance(one, Masks)]
 
     def look(row: int) -> None:
-        wanted = [one for one in masks if not set(metrics) <= _LOOKED.get(one.masks[row], set())]
+        wanted = [one for one in masks if _LOOKED.get(one.masks[row]) != [*metrics]]
         if not wanted:
             return
         rows, truth = np.array([row]), targets.take(np.array([row]))
@@ -45,6 +45,6 @@ def look_side_by_side(
             for one in wanted:
                 for metric in metrics:
                     metric.statistics(one.take(rows), truth)
-                _LOOKED.setdefault(one.masks[row], set()).update(metrics)
+                _LOOKED[one.masks[row]] = [*metrics]
 
     in_threads(look, range(len(targets) if masks else 0), most=IMAGES_AT_ONCE)
