@@ -394,6 +394,11 @@ class FineTune:
         return 0.0 if self.swa else USUAL_EMA
 
     @property
+    def averages(self) -> bool:
+        """True if averages of weights are kept beside them."""
+        return bool(self.ema_decay or self.swa)
+
+    @property
     def least_epochs(self) -> int:
         """As many epochs there will be, or more."""
         return LEAST_EPOCHS if self.epochs is None else self.epochs
