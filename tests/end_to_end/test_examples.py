@@ -28,9 +28,16 @@ def test_every_example_is_a_valid_recipe(path: Path, monkeypatch: pytest.MonkeyP
     assert again == recipe or as_mapping(again) == as_mapping(recipe)
 
 
+def test_the_usual_strategy_keeps_the_weights_themselves() -> None:
+    from fusetune.recipe import load_recipe
+
+    members = load_recipe(ROOT / "examples" / "cifar10_seed.yaml").members
+    assert [entry.finetune and entry.finetune.averages for entry in members] == [False] * 3
+
+
 @pytest.mark.slow
 @pytest.mark.data
-def test_the_usual_strategy_on_a_few_hundred_images(tmp_path: Path, data_folder: Path) -> None:
+def test_the_usual_strategy_on_on_a_few_hundred_images(tmp_path: Path, data_folder: Path) -> None:
     recipe = yaml.safe_load((ROOT / "examples" / "cifar10_seed.yaml").read_text())
     for split, rows in (("train", 400), ("test", 500)):
         file = data_folder / "cifar10" / f"jpeg_{split}.parquet"
