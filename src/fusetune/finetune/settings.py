@@ -282,10 +282,11 @@ class FineTune:
         clip_norm: Largest global norm of the gradients; None: no clipping.
         patience: Stop after this many epochs without a better one; None: never. The best epoch's
             weights are kept either way.
-        stop_by: Validation figure that says which epoch is better: `loss`, for classes `accuracy`,
-            for sets of labels `hamming_accuracy`; of epochs as good, that of the lower loss. The
-            loss notices more than right and wrong, which is what fusing probabilities needs;
-            accuracy may go on rising while the loss does (Guo et al. 2017).
+        stop_by: Validation figure that says which epoch is better: `loss`, or any metric of the
+            task's predictions (of boxes and masks, those that their objectives name); of epochs as
+            good, that of the lower loss. The loss notices more than right and wrong, which is what
+            fusing probabilities needs; accuracy may go on rising while the loss does (Guo et al.
+            2017).
         ema: Decay per step of an exponential moving average of the weights, which is validated and
             kept in their place (Tarvainen & Valpola 2017 took 0.99 to 0.999); 0: no; None: 0.98,
             the mean of about 50 steps (docs/results/recipes.md), or 0 with `swa`.
