@@ -132,21 +132,22 @@ class Training:
             best_epoch,
             state.seconds,
             state.precision,
-            (*self.notes(), *self.stopwatch.notes(self.num_epochs, best_epoch)),
+            (*self.notes(best_epoch), *self.stopwatch.notes(self.num_epochs, best_epoch)),
             self.stopwatch.stopped,
             num_trained(self.optimizer),
             RangeTest(**state.range_test) if state.range_test else None,
             tuple(snapshot["about"] for snapshot in state.snapshots),
         )
 
-    def notes(self) -> tuple[str, ...]:
+    def notes(self, best_epoch: int) -> tuple[str, ...]:
         """What the user may want to know of how it went."""
         parts = self.state.parts
         note = f"memory was short: gradients of a batch were added up over {parts} parts, each normalized by itself"
         adapted = self.adapters.notes if self.adapters else ()
         tested = RangeTest(**self.state.range_test).notes if self.state.range_test else ()
         recorded, divided = self.recorded.notes, [note] * (parts > 1)
-        return (*adapted, *tested, *self.lessons.notes, *recorded, *divided)
+        averaged = self.averages.notes(best_epoch)
+        return (*adapted, *tested, *self.lessons.notes, *averaged, *recorded, *divided)
 
     def prepare(self, stream: "torch.cuda.Stream | None") -> None:
         """Put on the device what every step reads; a recorded step finds it where it was."""
