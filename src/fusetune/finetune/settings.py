@@ -455,9 +455,11 @@ def _check_cycles(settings: FineTune) -> None:
     _check("snapshots", settings.snapshots, good, expected)
     if settings.snapshots == 1:
         return
+    epochs_alike = settings.head_epochs is None and settings.train != "probe"
+    ways = "full, head, lora or probe_then_full"
     for name, value, good, expected in (
         ("schedule.name", settings.schedule.name, settings.schedule.name == "cosine", "cosine"),
-        ("train", settings.train, settings.head_epochs is None, "full, head or lora"),
+        ("train", settings.train, epochs_alike, ways),
         ("patience", settings.patience, settings.patience is None, "null"),
         ("swa", settings.swa, settings.swa == 0, "0"),
     ):
