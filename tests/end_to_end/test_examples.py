@@ -28,11 +28,14 @@ def test_every_example_is_a_valid_recipe(path: Path, monkeypatch: pytest.MonkeyP
     assert again == recipe or as_mapping(again) == as_mapping(recipe)
 
 
-def test_the_usual_strategy_keeps_the_weights_themselves() -> None:
+def test_the_usual_strategy_averages_and_smooths_nothing() -> None:
     from fusetune.recipe import load_recipe
 
     members = load_recipe(ROOT / "examples" / "cifar10_seed.yaml").members
-    assert [entry.finetune and entry.finetune.averages for entry in members] == [False] * 3
+    for entry in members:
+        assert entry.finetune is not None
+        assert not entry.finetune.averages
+        assert entry.finetune.label_smoothing == 0
 
 
 @pytest.mark.slow
