@@ -187,6 +187,8 @@ def settings_of(options: argparse.Namespace) -> FineTune:
         epochs=options.epochs,
         batch_size=options.batch,
         clip_norm=None,
+        ema=0,
+        label_smoothing=0,
         precision=options.precision,
         optimizer=Optimizer(name="sgd", lr=options.lr, momentum=MOMENTUM, weight_decay=0.0),
         schedule=Schedule(name="constant", warmup=0.0),

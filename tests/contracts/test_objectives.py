@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fusetune.errors import InvalidValue
+from fusetune.finetune.judging import Judging
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.settings import FineTune
 from fusetune.plugins import discover
@@ -125,9 +126,19 @@ def test_the_validation_loss_is_the_training_loss(case):
     assert tuple(figures) == objective.figures
 
 
-def test_epochs_are_chosen_by_its_own_figures(case):
-    objective, _, _ = case
-    for name in objective.figures:
+def test_epochs_are_chosen_by_its_own_figures_and_by_metrics(case):
+    objective, targets, outputs = case
+    worse, wanted = outputs.numpy(), objective.collate(targets, ROWS)
+    better = np.eye(3)[wanted] if wanted.ndim == 1 else wanted
+    if KINDS[objective.name] is not Values:
+        better = 6 * better - 3
+    assert {*objective.metrics(), *objective.figures} > {"loss"}
+    for name in (*objective.figures, *objective.metrics()):
+        objective.check(FineTune(stop_by=name))
+        judging = Judging(objective, name, targets, COLUMNS)
+        good, bad = (judging.figures(np.float32(one)) for one in (better, worse))
+        assert name in good
+        assert judging.goodness(good) > judging.goodness(bad), name
         objective.check(FineTune(stop_by=name))
     with pytest.raises(InvalidValue, match=r"finetune.stop_by is precision; expected one of loss"):
         objective.check(FineTune(stop_by="precision"))

@@ -28,9 +28,19 @@ def test_every_example_is_a_valid_recipe(path: Path, monkeypatch: pytest.MonkeyP
     assert again == recipe or as_mapping(again) == as_mapping(recipe)
 
 
+def test_the_usual_strategy_averages_and_smooths_nothing() -> None:
+    from fusetune.recipe import load_recipe
+
+    members = load_recipe(ROOT / "examples" / "cifar10_seed.yaml").members
+    for entry in members:
+        assert entry.finetune is not None
+        assert not entry.finetune.averages
+        assert entry.finetune.label_smoothing == 0
+
+
 @pytest.mark.slow
 @pytest.mark.data
-def test_the_usual_strategy_on_a_few_hundred_images(tmp_path: Path, data_folder: Path) -> None:
+def test_the_usual_strategy_on_on_a_few_hundred_images(tmp_path: Path, data_folder: Path) -> None:
     recipe = yaml.safe_load((ROOT / "examples" / "cifar10_seed.yaml").read_text())
     for split, rows in (("train", 400), ("test", 500)):
         file = data_folder / "cifar10" / f"jpeg_{split}.parquet"

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from fusetune.errors import InvalidValue
 from fusetune.finetune.pytorch.averages import Averages
-from fusetune.finetune.settings import FineTune
+from fusetune.finetune.settings import FineTune, Optimizer
 from small_runs import SETTINGS, assert_resumes, finetune, untimed, validation_loss, weights
 
 
@@ -125,6 +125,18 @@ def test_averages_are_judged_and_kept_and_change_no_step(
     kept = history.epochs[history.best_epoch - 1]["validation_loss"]
     assert validation_loss(made) == pytest.approx(kept, abs=1e-7)
     assert kept != plain_history.epochs[history.best_epoch - 1]["validation_loss"]
+
+
+def test_a_run_that_keeps_no_average_though_one_was_asked_for_says_so(tmp_path: Path) -> None:
+    still = replace(SETTINGS, epochs=8, swa=0.25, patience=1, optimizer=Optimizer(lr=1e-12))
+    _, history = finetune(tmp_path / "still", still)
+    assert history.best_epoch < 7
+    (note,) = (note for note in history.notes if "swa" in note)
+    assert f"epoch {history.best_epoch} were kept, which are no average" in note
+    assert "of epoch 7 and after" in note
+    _, history = finetune(tmp_path / "averaged", replace(SETTINGS, swa=0.75))
+    assert history.best_epoch > 1
+    assert not [note for note in history.notes if "swa" in note]
 
 
 @pytest.mark.parametrize(

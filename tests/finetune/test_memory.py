@@ -15,7 +15,7 @@ from fusetune.errors import MemberFailed
 from fusetune.finetune.engine import History, Plan, Split
 from fusetune.finetune.engines.torch import Torch
 from fusetune.finetune.objectives.classification import Classification
-from fusetune.finetune.pytorch.memory import is_out_of_memory
+from fusetune.finetune.pytorch.memory import finetune_bytes, is_out_of_memory
 from fusetune.finetune.settings import Augmentation, FineTune, Optimizer
 from fusetune.members.member import Member, Preprocess
 from fusetune.predictions.targets import Targets
@@ -117,6 +117,18 @@ def test_other_errors_are_not_taken_for_it(tmp_path: Path) -> None:
     )
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         Torch().finetune(member, Plan(Classification(), SETTINGS, 0), SPLITS, tmp_path, print)
+
+
+def test_averages_are_part_of_the_memory_that_is_asked_for() -> None:
+    model = Net(1000)
+    member = Member(
+        model=model, engine="torch", classes=CLASSES, preprocess=PREPROCESS, head=("fc",)
+    )
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    none = finetune_bytes(member, FineTune(ema=0))
+    assert none > 5 * weights
+    for averaged in (FineTune(), FineTune(swa=0.25)):
+        assert finetune_bytes(member, averaged) == none + weights
 
 
 @pytest.mark.slow

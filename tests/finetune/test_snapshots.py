@@ -179,7 +179,8 @@ def test_settings_without_a_meaning_for_cycles_are_refused() -> None:
         FineTune(snapshots=0)
     for wrong, message in (
         ({"schedule": Schedule(name="constant")}, "schedule.name is constant; expected cosine"),
-        ({"train": "gradual", "head_epochs": 2}, "train is gradual; expected full, head or lora"),
+        ({"train": "gradual", "head_epochs": 2}, "train is gradual; expected full, head, .*"),
+        ({"train": "probe"}, "train is probe; expected full, head, lora or probe_then_full"),
         ({"patience": 2}, "patience is 2; expected null"),
         ({"swa": 0.5}, r"swa is 0\.5; expected 0"),
     ):

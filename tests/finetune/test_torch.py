@@ -14,6 +14,7 @@ import torch
 from fusetune.errors import MemberFailed
 from fusetune.finetune.engine import Plan, Split
 from fusetune.finetune.engines.torch import Torch
+from fusetune.finetune.judging import Judging
 from fusetune.finetune.objectives.classification import Classification
 from fusetune.finetune.pytorch.checkpoint import State, read_checkpoint, write_checkpoint
 from fusetune.finetune.pytorch.inputs import ModelInput
@@ -198,6 +199,22 @@ def test_the_epoch_is_chosen_by_the_figure_that_was_named(
     assert finetuned("accuracy", None) == (4, 6)  # the lower loss of three as accurate
     assert finetuned("loss", 1) == (3, 4)
     assert finetuned("accuracy", 1) == (2, 3)
+
+
+def test_any_metric_may_choose_the_epoch(tmp_path: Path) -> None:
+    _, history = finetune(tmp_path, replace(SETTINGS, epochs=6, stop_by="brier"))
+    values = [epoch["validation_brier"] for epoch in history.epochs]
+    assert history.best_epoch == 1 + values.index(min(values))
+
+
+def test_an_epoch_without_a_value_is_worse_than_any() -> None:
+    judging = Judging(
+        Classification(), "roc_auc", Targets(np.array(["a"]), ("x", "y"), np.array([1])), ("x", "y")
+    )
+    figures = judging.figures(np.array([[0.0, 1.0]]))
+    assert np.isnan(figures["roc_auc"])
+    assert judging.goodness(figures)[0] == -np.inf
+    assert judging.goodness({"loss": np.nan})[0] == -np.inf
 
 
 def test_accuracy_may_choose_and_resumes_to_the_same_bytes(

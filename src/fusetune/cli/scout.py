@@ -42,7 +42,7 @@ def scout(
 
 
 def _lines(table: Mapping[str, Any]) -> Iterator[str]:
-    """A line per candidate, the best probe first, and the proposal."""
+    """A line per candidate, the proposed ones first, and the proposal."""
     finished = [line for line in table["candidates"] if not line["error"]]
     proposed = list(table["proposed"])
     ranks = {name: rank for rank, name in enumerate(proposed)}

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from fusetune.errors import InvalidValue
 from fusetune.finetune.settings import Augmentation, FineTune
 from fusetune.members.member import Gives
-from fusetune.plugins import plugin_name
+from fusetune.metric import Metric
+from fusetune.plugins import discover, plugin_name
 from fusetune.predictions.kinds import Array, Ids, Kind
 from fusetune.predictions.targets import AnyTargets
 
@@ -30,6 +31,8 @@ class Objective(abc.ABC, Generic[K]):
     """Whether outputs of a checkpoint's own head mean what `to_prediction` takes them for."""
     figures: ClassVar[tuple[str, ...]] = ("loss",)
     """Names of what `scores` gives; of all but `loss`, higher is better."""
+    judged: ClassVar[type[Kind] | None] = None
+    """The kind of its predictions, where any metric of that kind may choose the epoch."""
     softens: ClassVar[bool] = True
     """Whether a teacher's outputs can be softened by a temperature."""
     trains: ClassVar[tuple[str, ...]] = ()
@@ -56,10 +59,11 @@ class Objective(abc.ABC, Generic[K]):
         Raises:
             InvalidValue: Names the key.
         """
-        if settings.stop_by not in self.figures:
+        if settings.stop_by not in self.figures and settings.stop_by not in self.metrics():
+            known = dict.fromkeys((*self.figures, *self.metrics()))
             raise InvalidValue(
                 f"finetune.stop_by is {settings.stop_by}",
-                f"one of {', '.join(self.figures)} with the objective {self.name}",
+                f"one of {', '.join(known)} with the objective {self.name}",
                 "Change it, or leave it out for the default.",
             )
         if self.trains and settings.train not in self.trains:
@@ -78,6 +82,11 @@ class Objective(abc.ABC, Generic[K]):
             )
         self._check_unused(settings, self.unused, "finetune")
         self._check_unused(settings.augmentation, self.unused_augmentation, "finetune.augmentation")
+
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics that may choose the epoch beside its own figures."""
+        found = {} if self.judged is None else discover(Metric)
+        return tuple(name for name, metric in found.items() if self.judged in metric.accepts)
 
     def _check_unused(
         self, settings: FineTune | Augmentation, unused: tuple[str, ...], where: str

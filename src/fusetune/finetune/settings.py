@@ -282,10 +282,11 @@ class FineTune:
         clip_norm: Largest global norm of the gradients; None: no clipping.
         patience: Stop after this many epochs without a better one; None: never. The best epoch's
             weights are kept either way.
-        stop_by: Validation figure that says which epoch is better: `loss`, for classes `accuracy`,
-            for sets of labels `hamming_accuracy`; of epochs as good, that of the lower loss. The
-            loss notices more than right and wrong, which is what fusing probabilities needs;
-            accuracy may go on rising while the loss does (Guo et al. 2017).
+        stop_by: Validation figure that says which epoch is better: `loss`, or any metric of the
+            task's predictions (of boxes and masks, those that their objectives name); of epochs as
+            good, that of the lower loss. The loss notices more than right and wrong, which is what
+            fusing probabilities needs; accuracy may go on rising while the loss does (Guo et al.
+            2017).
         ema: Decay per step of an exponential moving average of the weights, which is validated and
             kept in their place (Tarvainen & Valpola 2017 took 0.99 to 0.999); 0: no; None: 0.98,
             the mean of about 50 steps (docs/results/recipes.md), or 0 with `swa`.
@@ -394,6 +395,11 @@ class FineTune:
         return 0.0 if self.swa else USUAL_EMA
 
     @property
+    def averages(self) -> bool:
+        """True if averages of weights are kept beside them."""
+        return bool(self.ema_decay or self.swa)
+
+    @property
     def least_epochs(self) -> int:
         """As many epochs there will be, or more."""
         return LEAST_EPOCHS if self.epochs is None else self.epochs
@@ -449,9 +455,11 @@ def _check_cycles(settings: FineTune) -> None:
     _check("snapshots", settings.snapshots, good, expected)
     if settings.snapshots == 1:
         return
+    epochs_alike = settings.head_epochs is None and settings.train != "probe"
+    ways = "full, head, lora or probe_then_full"
     for name, value, good, expected in (
         ("schedule.name", settings.schedule.name, settings.schedule.name == "cosine", "cosine"),
-        ("train", settings.train, settings.head_epochs is None, "full, head or lora"),
+        ("train", settings.train, epochs_alike, ways),
         ("patience", settings.patience, settings.patience is None, "null"),
         ("swa", settings.swa, settings.swa == 0, "0"),
     ):

@@ -115,9 +115,9 @@ class Torch(Engine):
         return sum(p.numel() for p in member.model.parameters() if isinstance(p, torch.Tensor))
 
     def finetune_bytes(self, member: Member, settings: FineTune) -> int | None:
-        """Of weights, gradients, moments and activations on the CPU; see `pytorch/memory.py`."""
+        """Of weights, gradients, moments, averages and activations on the CPU; see `pytorch/memory.py`."""
         on_cpu = Accelerator().device.type == "cpu"
-        return finetune_bytes(member, settings.batch_size) if on_cpu else None
+        return finetune_bytes(member, settings) if on_cpu else None
 
     def state(self, member: Member) -> State:
         """The model's state dict; bfloat16, which NumPy lacks, as float32."""

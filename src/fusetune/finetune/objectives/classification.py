@@ -12,7 +12,7 @@ import numpy as np
 from fusetune.finetune.auxiliary import AUXILIARY_WEIGHT, with_auxiliary
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.settings import FineTune
-from fusetune.predictions.kinds import Array, Ids, Probabilities
+from fusetune.predictions.kinds import Array, Ids, Kind, Probabilities
 from fusetune.predictions.targets import Targets
 
 __all__ = ["Classification"]
@@ -32,6 +32,7 @@ class Classification(Objective[Probabilities]):
 
     figures: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     usual_smoothing: ClassVar[float] = 0.1
+    judged: ClassVar[type[Kind] | None] = Probabilities
 
     def collate(self, targets: Targets, rows: Array) -> Array:
         """`(B,)` class indices."""

@@ -12,7 +12,7 @@ import numpy as np
 from fusetune.finetune.auxiliary import AUXILIARY_WEIGHT, with_auxiliary
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.settings import FineTune
-from fusetune.predictions.kinds import Array, Ids, Marginals
+from fusetune.predictions.kinds import Array, Ids, Kind, Marginals
 from fusetune.predictions.targets import LabelSets
 
 __all__ = ["Multilabel"]
@@ -33,6 +33,7 @@ class Multilabel(Objective[Marginals]):
     auxiliary_weight: float = AUXILIARY_WEIGHT
 
     figures: ClassVar[tuple[str, ...]] = ("loss", "hamming_accuracy")
+    judged: ClassVar[type[Kind] | None] = Marginals
     unused: ClassVar[tuple[str, ...]] = ("sampling",)
 
     def collate(self, targets: LabelSets, rows: Array) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from fusetune.finetune.auxiliary import AUXILIARY_WEIGHT, with_auxiliary
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.settings import FineTune
-from fusetune.predictions.kinds import Array, Ids, Values
+from fusetune.predictions.kinds import Array, Ids, Kind, Values
 from fusetune.predictions.targets import Numbers
 
 __all__ = ["Regression"]
@@ -38,9 +38,14 @@ class Regression(Objective[Values]):
     deviation: tuple[float, ...] = ()
     auxiliary_weight: float = AUXILIARY_WEIGHT
 
+    judged: ClassVar[type[Kind] | None] = Values
     keeps_heads: ClassVar[bool] = False  # a checkpoint's head gives numbers in a unit of its own
     softens: ClassVar[bool] = False
     unused: ClassVar[tuple[str, ...]] = ("label_smoothing", "class_weights", "sampling")
+
+    def metrics(self) -> tuple[str, ...]:
+        """All but that of quantiles, which are not learned here."""
+        return tuple(name for name in super().metrics() if name != "pinball")
 
     def fitted(self, targets: Numbers) -> Self:
         """With the mean and the standard deviation of the train rows' numbers."""

@@ -90,6 +90,15 @@ class Averages:
         finally:
             _put(own, weights)
 
+    def notes(self, best_epoch: int) -> tuple[str, ...]:
+        """What the user has to know where `swa` was asked for and no average was kept."""
+        if self.swa_from is None or best_epoch > self.swa_from:
+            return ()
+        return (
+            f"the weights of epoch {best_epoch} were kept, which are no average: swa averages those "
+            f"of epoch {self.swa_from + 1} and after",
+        )
+
     def _decay(self) -> None:
         """Take in the weights after some steps without."""
         self.count += self.steps

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fusetune.finetune.batches import epoch_order, in_batches
 from fusetune.finetune.engine import History, Plan, Report, Split
+from fusetune.finetune.judging import Judging
 from fusetune.finetune.lr_range import RangeTest
 from fusetune.finetune.pytorch.augment import augmented, epoch_draws, mixed, partners
 from fusetune.finetune.pytorch.averages import Averages
@@ -69,9 +70,9 @@ class Training:
         self.num_epochs, self.keeps_last = plan.num_epochs, plan.only_epochs is not None
         self.stopwatch = Stopwatch(plan.budget, len(splits[1].ids))
         self.keys: Keys = row_keys(splits[0].ids)
-        train_targets, self.validation_targets = (
-            self.objective.collate(split.targets, np.arange(len(split.ids))) for split in splits
-        )
+        train_targets = self.objective.collate(splits[0].targets, np.arange(len(self.keys)))
+        by, truth = plan.settings.stop_by, splits[1].targets
+        self.judging = Judging(plan.objective, by, truth, member.classes)
         self.targets = torch.from_numpy(train_targets).to(device)
         self.strata = self.objective.strata(train_targets, plan.settings)
         weights = self.objective.class_weights(train_targets, len(member.classes), plan.settings)
@@ -131,21 +132,22 @@ class Training:
             best_epoch,
             state.seconds,
             state.precision,
-            (*self.notes(), *self.stopwatch.notes(self.num_epochs, best_epoch)),
+            (*self.notes(best_epoch), *self.stopwatch.notes(self.num_epochs, best_epoch)),
             self.stopwatch.stopped,
             num_trained(self.optimizer),
             RangeTest(**state.range_test) if state.range_test else None,
             tuple(snapshot["about"] for snapshot in state.snapshots),
         )
 
-    def notes(self) -> tuple[str, ...]:
+    def notes(self, best_epoch: int) -> tuple[str, ...]:
         """What the user may want to know of how it went."""
         parts = self.state.parts
         note = f"memory was short: gradients of a batch were added up over {parts} parts, each normalized by itself"
         adapted = self.adapters.notes if self.adapters else ()
         tested = RangeTest(**self.state.range_test).notes if self.state.range_test else ()
         recorded, divided = self.recorded.notes, [note] * (parts > 1)
-        return (*adapted, *tested, *self.lessons.notes, *recorded, *divided)
+        averaged = self.averages.notes(best_epoch)
+        return (*adapted, *tested, *self.lessons.notes, *averaged, *recorded, *divided)
 
     def prepare(self, stream: "torch.cuda.Stream | None") -> None:
         """Put on the device what every step reads; a recorded step finds it where it was."""
@@ -302,14 +304,13 @@ class Training:
         with self.stopwatch.validating():
             digest = self.digest if self.objective.digests else None
             outputs = self.trainee.validation_outputs(state.precision, digest)
-        figures = self.objective.scores(outputs, self.validation_targets)
+        figures = self.judging.figures(outputs)
         state.epoch += 1
         state.seconds += state.epoch_seconds
         record = epoch_record(state, self.optimizer.param_groups[0]["lr"], figures)
         state.epochs.append(record)
-        lower_loss, by = -figures["loss"], self.settings.stop_by
-        goodness = (lower_loss if by == "loss" else figures[by], lower_loss)
-        if math.isfinite(lower_loss) and (self.keeps_last or goodness > state.best):
+        goodness = self.judging.goodness(figures)
+        if math.isfinite(figures["loss"]) and (self.keeps_last or goodness > state.best):
             state.best, state.best_epoch = goodness, state.epoch
             weights = (self.adapters.merged if self.adapters else self.model.state_dict)()
             state.best_weights = {
@@ -320,7 +321,7 @@ class Training:
 
     def digest(self, outputs: Tensor, rows: Array) -> Tensor:
         """What scoring takes of some validation rows' outputs."""
-        targets = torch.from_numpy(self.validation_targets[rows]).to(self.device)
+        targets = torch.from_numpy(self.judging.targets[rows]).to(self.device)
         return self.objective.digest(outputs, targets)
 
     def check_finite(self) -> None:

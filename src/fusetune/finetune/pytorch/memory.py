@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 
 from fusetune.errors import MemberFailed
+from fusetune.finetune.settings import FineTune
 from fusetune.members.heads import NUM_TRIAL_ROWS, trial_outputs
 from fusetune.members.member import Member
 
@@ -37,12 +38,14 @@ def out_of_memory(member: Member) -> MemberFailed:
     )
 
 
-def finetune_bytes(member: Member, batch_size: int) -> int:
+def finetune_bytes(member: Member, settings: FineTune) -> int:
     """About how much memory fine-tuning takes on a CPU beside what is imported.
 
-    Weights five times (gradients, two moments, the best epoch's), and twice what autograd keeps of
-    a batch, as measured on two rows: going back through it takes about as much again.
+    Weights five times (gradients, two moments, the best epoch's), six times where they are averaged,
+    and twice what autograd keeps of a batch, as measured on two rows: going back through it takes
+    about as much again.
     """
+    copies = 6 if settings.averages else 5
     weights = sum(p.nbytes for p in member.model.parameters())
     kept: dict[int, int] = {}
 
@@ -54,7 +57,7 @@ def finetune_bytes(member: Member, batch_size: int) -> int:
         trial_outputs(member.model, member.preprocess.size, training=True)
     for parameter in member.model.parameters():
         kept.pop(parameter.data_ptr(), None)
-    return 5 * weights + 2 * sum(kept.values()) * batch_size // NUM_TRIAL_ROWS
+    return copies * weights + 2 * sum(kept.values()) * settings.batch_size // NUM_TRIAL_ROWS
 
 
 def release(device: torch.device) -> None:

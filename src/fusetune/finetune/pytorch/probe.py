@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fusetune.finetune.engine import History, Plan, Split
 from fusetune.finetune.features import no_linear_head
+from fusetune.finetune.judging import Judging
 from fusetune.finetune.pytorch.features import linear_head
 from fusetune.finetune.stopping import diverged
 from fusetune.members.member import Member
@@ -118,16 +119,15 @@ def _solved(
     assert layer is not None
     problem = _Problem.of(layer, plan, splits[0], len(member.classes), features[0])
     validation = torch.from_numpy(np.ascontiguousarray(features[1]))
-    targets = plan.objective.collate(splits[1].targets, np.arange(len(splits[1].ids)))
+    judging = Judging(plan.objective, plan.settings.stop_by, splits[1].targets, member.classes)
     found, best, chosen = problem.start(), (-math.inf, -math.inf), None
     for penalty in penalties:
         found, train_loss = problem.solve(penalty, found)
         state = problem.state(found)
         outputs = nn.functional.linear(validation, state["weight"], state.get("bias"))
-        figures = plan.objective.scores(outputs.numpy(), targets)
-        lower_loss, by = -figures["loss"], plan.settings.stop_by
-        goodness = (lower_loss if by == "loss" else figures[by], lower_loss)
-        if math.isfinite(lower_loss) and goodness > best:
+        figures = judging.figures(outputs.numpy())
+        goodness = judging.goodness(figures)
+        if math.isfinite(figures["loss"]) and goodness > best:
             best, chosen = goodness, (state, Probe(penalty, train_loss, figures))
     if chosen is None:
         raise diverged("validation", 1)
