@@ -11,14 +11,13 @@ from torch import nn
 
 import fusetune as package
 from fusetune.errors import InvalidValue
-from fusetune.finetune.engine import Plan
 from fusetune.finetune.objective import Objective
 from fusetune.finetune.objectives.classification import Classification
 from fusetune.finetune.objectives.multilabel import Multilabel
 from fusetune.finetune.pytorch.optimizer import default_lr
 from fusetune.finetune.settings import FineTune, Optimizer
 from fusetune.values import read_yaml
-from small_runs import SETTINGS, finetune, member, weights
+from small_runs import SETTINGS, finetune, weights
 from support import SHORT
 
 
@@ -77,9 +76,9 @@ def test_a_run_says_how_many_epochs_it_took(tmp_path: Path) -> None:
 def test_labels_of_classes_with_a_new_head_are_smoothed(
     objective: Objective[Any], settings: FineTune, head_kept: bool, smoothing: float
 ) -> None:
-    plan = Plan(objective, settings, seed=0)
-    known = plan.for_member(replace(member(), head_kept=head_kept))
-    assert known == replace(plan, settings=replace(settings, label_smoothing=smoothing))
+    usual = objective.usual_smoothing
+    known = settings.for_head(kept=head_kept, usual_smoothing=usual)
+    assert known == replace(settings, label_smoothing=smoothing)
 
 
 def test_the_usual_smoothing_is_what_a_new_head_is_trained_by(tmp_path: Path) -> None:

@@ -259,6 +259,11 @@ def test_the_schedule_warms_up_and_falls() -> None:
     assert cosine.factor(0.55) == pytest.approx(0.5)
     assert cosine.factor(1.0) == pytest.approx(0.0)
     assert Schedule(name="constant", warmup=0.0).factor(0.9) == 1.0
+    assert [Schedule(name=n).rising for n in ("cosine", "one_cycle", "constant")] == [
+        0.3,
+        0.3,
+        0.05,
+    ]
 
 
 def test_one_cycle_is_pytorchs() -> None:

@@ -3,9 +3,9 @@
 
 import abc
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from fusetune.data.inputs import Images
 from fusetune.errors import MemberFailed
@@ -82,19 +82,6 @@ class Plan:
     budget: Budget | None = None
     teacher: Path | None = None
     only_epochs: int | None = None
-
-    def for_member(self, member: Member) -> Self:
-        """The same, with what the settings leave open until the member is known: label smoothing.
-
-        It is the objective's usual one for a new head, and none for a checkpoint's own, whose
-        outputs it would move from where they were trained to be, or where a head is solved for.
-        """
-        settings = self.settings
-        if settings.label_smoothing is not None:
-            return self
-        usual = not (member.head_kept or settings.solves_head)
-        smoothing = self.objective.usual_smoothing if usual else 0.0
-        return replace(self, settings=replace(settings, label_smoothing=smoothing))
 
     @property
     def num_epochs(self) -> int:

@@ -42,7 +42,7 @@ class Objective(abc.ABC, Generic[K]):
     unused_augmentation: ClassVar[tuple[str, ...]] = ("crop",)
     """Keys of `finetune.augmentation:` likewise."""
     usual_smoothing: ClassVar[float] = 0.0
-    """Of labels; see `Plan.for_member`."""
+    """Of labels; see `FineTune.for_head`."""
     takes: ClassVar[Gives] = "logits"
     """What its models give."""
     digests: ClassVar[bool] = False
@@ -59,8 +59,7 @@ class Objective(abc.ABC, Generic[K]):
         Raises:
             InvalidValue: Names the key.
         """
-        if settings.stop_by not in self.figures and settings.stop_by not in self.metrics():
-            known = dict.fromkeys((*self.figures, *self.metrics()))
+        if settings.stop_by not in (known := dict.fromkeys((*self.figures, *self.metrics()))):
             raise InvalidValue(
                 f"finetune.stop_by is {settings.stop_by}",
                 f"one of {', '.join(known)} with the objective {self.name}",

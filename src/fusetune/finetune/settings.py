@@ -91,7 +91,8 @@ class Schedule:
             cosines, as PyTorch and fastai have it; the momentum stays, unlike there. It bears a
             higher peak than the others.
         warmup: Share of all steps over which the rate rises, linearly from 0 but for `one_cycle`
-            (Goyal et al. 2017); None: 0.05, for `one_cycle` 0.3 as in PyTorch and fastai.
+            (Goyal et al. 2017); None: 0.3, as PyTorch and fastai have it for `one_cycle`, which for
+            `cosine` was best, too (docs/results/recipes.md), and 0.05 for `constant`.
     """
 
     name: Literal["cosine", "constant", "one_cycle"] = "cosine"
@@ -106,7 +107,7 @@ class Schedule:
         """The share of all steps over which the rate rises."""
         if self.warmup is not None:
             return self.warmup
-        return 0.3 if self.name == "one_cycle" else 0.05
+        return 0.05 if self.name == "constant" else 0.3
 
     def factor(self, progress: float) -> float:
         """Factor of the peak learning rate at a share of all steps in [0, 1)."""
@@ -380,6 +381,21 @@ class FineTune:
         usual = min(max(needed, LEAST_EPOCHS), MOST_EPOCHS)
         epochs = usual if self.epochs is None else self.epochs
         return replace(self, epochs=epochs, ema=self.ema_decay)
+
+    def for_head(self, *, kept: bool, usual_smoothing: float) -> Self:
+        """The same, the label smoothing known.
+
+        A checkpoint's own head is not smoothed, which would move its outputs from where they were
+        trained to be, nor one that is solved for.
+
+        Args:
+            kept: True if the checkpoint's own head is trained on.
+            usual_smoothing: The objective's for a new head.
+        """
+        if self.label_smoothing is not None:
+            return self
+        smoothing = 0.0 if kept or self.solves_head else usual_smoothing
+        return replace(self, label_smoothing=smoothing)
 
     @property
     def num_epochs(self) -> int:

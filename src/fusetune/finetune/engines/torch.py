@@ -46,7 +46,9 @@ class Torch(Engine):
         self, member: Member, plan: Plan, splits: tuple[Split, Split], work: Path, report: Report
     ) -> History:
         """Fine-tune in place, ending with the best epoch's weights; see `pytorch.loop`."""
-        plan = plan.for_member(member)
+        usual = plan.objective.usual_smoothing
+        settings = plan.settings.for_head(kept=member.head_kept, usual_smoothing=usual)
+        plan = replace(plan, settings=settings)
         if not plan.settings.solves_head:
             return self._trained(member, plan, splits, work, report)
         before = time.perf_counter()
