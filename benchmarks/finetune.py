@@ -143,6 +143,9 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
     parser.add_argument("--compile", action="store_true", help="ours with torch.compile as well")
+    parser.add_argument(
+        "--averages", action="store_true", help="ours with averages of weights as well"
+    )
     parser.add_argument("--profile", action="store_true", help="what our training spends time on")
     parser.add_argument("--commit", help="where the checkout is not a git repository")
     return parser.parse_args()
@@ -162,6 +165,9 @@ def table_of(
     if options.compile:
         compiled = replace(settings_of(options), compile=True)
         ways["ours, compiled"] = lambda model, seed: ours(model, data, compiled, device, seed)
+    if options.averages:
+        averaged = replace(settings_of(options), ema=0.98)
+        ways["ours, averages"] = lambda model, seed: ours(model, data, averaged, device, seed)
     found: dict[str, list[Outcome]] = {way: [] for way in ways}
     for seed in range(options.seeds):
         before = time.perf_counter()
